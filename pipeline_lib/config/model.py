@@ -24,8 +24,8 @@ FAMILIES = ("bert", "gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")  #
 LEAN_BYTES = {  # in the forward of model/decoder.py
     "gpt2": ((32, 0, 8), (20, 0, 4)),
     "gpt_neox": ((36, 0, 8), (16, 0, 4)),
-    "llama": ((24, 12, 16), (20, 4, 8)),
-    "qwen3": ((24, 16, 16), (20, 12, 8)),  # norms of queries and keys
+    "llama": ((16, 12, 12), (12, 4, 6)),
+    "qwen3": ((16, 12, 12), (12, 8, 6)),  # norms of queries and keys
 }
 OWN_BYTES = {  # in the model's own, which cut weights, language models and embedding models take
     "bert": ((32, 0, 8), (24, 0, 4)),
@@ -113,7 +113,7 @@ class ModelConfig(StageConfig):
     pooling: Literal["last", "mean"] = added(
         "last",
         description="Pooling of the last layer. last: the state at the closing delimiter (the paper's); mean: the mean over all"
-        " tokens, for comparison.",
+        " tokens, which needs fewer pairs from a language model on (docs/results/lm.md).",
     )
     dropout: float = Field(0.0, description="Dropout rate on embeddings, attention output and feed-forward output.", ge=0, lt=1)
     lora: LoraConfig = added(LoraConfig())
@@ -178,7 +178,8 @@ class Shape:
         positions: rows of a learned table of positions; 0: rotary.
         gated: the feed-forward part has three matrices in place of two.
         family: as config.json names it.
-        fused: its last layer is computed at the pooled position alone (model/decoder.py).
+        fused: computed by the forward of model/decoder.py, its last layer at the pooled position alone unless `mean`.
+        mean: pooled over all positions.
         dropped: inputs of a block's adapters together, each of which reads a copy that dropout has thinned.
     """
 
@@ -193,6 +194,7 @@ class Shape:
     positions: int = 0
     gated: bool = False
     fused: bool = False
+    mean: bool = False
     dropped: int = 0
     family: str = "gpt2"
 
@@ -256,15 +258,16 @@ class Shape:
             checkpointed: a layer keeps its input alone, and is computed again, one at a time (`backward_bytes`).
         """
         ends = 4 * 4 * self.width  # the look-up and its gradient, the last layer's input and its gradient
-        if self.fused and self.gated:  # and its keys and values, and what its norm keeps
+        at_last = self.fused and not self.mean  # the fused forward's last layer keeps next to nothing
+        if at_last and self.gated:  # but its keys and values, and what its norm keeps
             ends += 4 * (2 * self.width + 2 * self.keys)
-        layers = self.layers - 1 if self.fused else self.layers  # the fused forward's last one keeps next to nothing
+        layers = self.layers - 1 if at_last else self.layers
         a_layer = self.layer_bytes(low)
         return tokens * (layers * (min(4 * self.width, a_layer) if checkpointed else a_layer) + ends)
 
     def backward_bytes(self, tokens: int, low: bool = False, checkpointed: bool = False) -> int:
         """Bytes of the widest buffers that one layer's backward has beside the graphs."""
-        if self.layers == 1 and self.fused:
+        if self.layers == 1 and self.fused and not self.mean:
             return 0
         widest = (8 if low else 4) * (3 * self.width + self.inner)  # autocast casts them, and back
         return tokens * (widest + (self.layer_bytes(low) if checkpointed else 0))

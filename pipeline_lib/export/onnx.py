@@ -71,7 +71,7 @@ class _EmbeddingGraph(nn.Module):
 
 
 def _last_token_states(backbone: GPT2Model, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
-    """`decoder.last_token_states` without a gradient: the last block is computed at the pooled position alone."""
+    """`decoder.pooled_states` without a gradient: the last block is computed at the pooled position alone."""
     family, modules = FAMILIES[GPT2Model], cast(list[GPT2Block], list(backbone.h))
     blocks = [block_of(module, family) for module in modules]
     hidden_BLD = backbone.wte(ids_BL) + backbone.wpe.weight[: ids_BL.shape[1]]

@@ -1,9 +1,10 @@
-"""Lean forward of causal decoders: the final hidden state at one position a row, without computing what nobody reads.
+"""Lean forward of causal decoders: one pooled state a row, without computing what nobody reads.
 
 The weights and the mathematics are those of the backbone's own forward; the work is less. Attention is causal, so that texts
-lie end to end and linear layers and norms see no padding, and no attention mask is made. In the last block all but the keys
-and values is computed at the pooled position alone. Projections that read the same states are one product, activations are
-cast once for it, and the two halves of a block, before and after its attention, are what `torch.compile` is given.
+lie end to end and linear layers and norms see no padding, and no attention mask is made. Where a row is pooled at its last
+token, all but the keys and values of the last block is computed there alone. Projections that read the same states are one
+product, activations are cast once for it, and the two halves of a block, before and after its attention, are what
+`torch.compile` is given.
 
 A family is described by the names of its parts, see families.py; a model that none describes is left to its own forward.
 
@@ -30,7 +31,9 @@ from transformers.pytorch_utils import Conv1D
 from pipeline_lib.model.adapter import delta, weight_of
 from pipeline_lib.model.attention import Layout, attend, attend_rows, runs_kernel, to_device
 from pipeline_lib.model.families import FAMILIES, Block, Family, block_of, blocks_of
+from pipeline_lib.model.lean_ops import gated, rms_norm
 from pipeline_lib.model.pooled_attention import attend_pooled
+from pipeline_lib.model.pooling import Pooling, pool
 
 
 class Rotation(NamedTuple):
@@ -51,24 +54,34 @@ class Regions(NamedTuple):
     after: Callable[[Block, Tensor, Tensor], Tensor]
 
 
-def last_token_states(
-    backbone: PreTrainedModel,
-    ids: Tensor,
-    lengths_B: Tensor,
-    tokens_SD: Tensor | None = None,
-    regions: Regions | None = None,
-    checkpointed: bool = False,
+class How(NamedTuple):
+    """How a forward is computed.
+
+    Attributes:
+        regions: compiled ones.
+        checkpointed: a block keeps its input alone, and is computed again on the way back.
+        pooling: "last", at the last token of each row, or "mean".
+        skipped_B: int64, tokens at the beginning of each row that the mean leaves out, a prompt's.
+    """
+
+    regions: Regions | None = None
+    checkpointed: bool = False
+    pooling: Pooling = "last"
+    skipped_B: Tensor | None = None
+
+
+def pooled_states(
+    backbone: PreTrainedModel, ids: Tensor, lengths_B: Tensor, tokens_SD: Tensor | None = None, how: How | None = None
 ) -> Tensor:
-    """Last hidden state (after the final norm) at the last token of each row: (B, D).
+    """Last hidden states (after the final norm) of each row, pooled: (B, D).
 
     Args:
         backbone: of a known family; its dropouts are drawn in training mode, as in its own forward.
         ids: int64 token ids: right-padded (B, L), where what stands at and after `lengths_B` is not read, or end to end (T,).
         lengths_B: int64, 1 to L; kept on the host they are not waited for.
         tokens_SD: the token embeddings of `ids`, row by row, where the caller looked them up already.
-        regions: compiled ones.
-        checkpointed: a block keeps its input alone, and is computed again on the way back.
     """
+    regions, checkpointed, pooling, skipped_B = how or How()
     family, regions = FAMILIES[type(backbone)], regions or REGIONS
     if tokens_SD is None:
         tokens_SD = backbone.get_input_embeddings()(ids.reshape(-1))
@@ -81,15 +94,30 @@ def last_token_states(
         layout = Layout.of(lengths_B, tokens_SD.device, runs_kernel(tokens_SD, width))
     hidden, rotation = _first_states(backbone, family, tokens_SD, ids, layout)
     blocks = [block_of(module, family) for module in blocks_of(backbone, family)]
-    for block in blocks[:-1]:
+    for block in blocks[:-1] if pooling == "last" else blocks:
         parts = (block, hidden, rotation, layout, regions)
         hidden = checkpoint(full_block, *parts, use_reentrant=False) if checkpointed else full_block(*parts)
+    last_norm = attrgetter(family.last_norm)(backbone)
+    if pooling == "mean":
+        states = last_norm(hidden)
+        if layout is None:
+            return pool(states, lengths_B.to(states.device), pooling, skipped_B)
+        return _mean(states, layout, skipped_B)
     if layout is None:
         module = blocks_of(backbone, family)[-1]
         last_BD, attended_BD = attend_pooled(cast(GPT2Block, module), hidden, lengths_B.to(hidden.device))
     else:
         last_BD, attended_BD = _attend_last(blocks[-1], hidden, rotation, layout, regions)
-    return attrgetter(family.last_norm)(backbone)(regions.after(blocks[-1], last_BD, attended_BD))
+    return last_norm(regions.after(blocks[-1], last_BD, attended_BD))
+
+
+def _mean(states_TD: Tensor, layout: Layout, skipped_B: Tensor | None) -> Tensor:
+    """The mean over each row's own tokens, (B, D) in float32."""
+    lengths_B = layout.cu_lengths.diff().long()
+    if skipped_B is not None:
+        taken_T = layout.positions_T >= skipped_B.repeat_interleave(lengths_B, output_size=len(states_TD))
+        states_TD, lengths_B = states_TD.index_select(0, taken_T.nonzero().squeeze(1)), lengths_B - skipped_B
+    return torch.segment_reduce(states_TD.float(), "mean", lengths=lengths_B)
 
 
 def _real_tokens(tokens_SD: Tensor, n_columns: int, lengths_B: Tensor) -> Tensor:
@@ -183,8 +211,7 @@ def compiled_regions() -> Regions:
 def _feed_forward(block: Block, hidden: Tensor) -> Tensor:
     inner = _affine(block.inner, _norm(block.norms[1], hidden))
     if len(block.inner) == 2:
-        gate, opened = inner.chunk(2, dim=-1)
-        return _affine((block.outer,), block.activation(gate) * opened)
+        return _affine((block.outer,), gated(inner, block.activation))
     return _affine((block.outer,), block.activation(inner))
 
 
@@ -193,8 +220,7 @@ def _norm(norm: nn.Module, hidden: Tensor) -> Tensor:
     epsilon = getattr(norm, "variance_epsilon", None)
     if epsilon is None:
         return norm(hidden)
-    weight = cast(Tensor, norm.weight)
-    return F.rms_norm(hidden.to(weight.dtype), weight.shape, weight, epsilon)
+    return rms_norm(hidden, cast(Tensor, norm.weight), epsilon)
 
 
 def _placed(block: Block, which: int, heads: Tensor, rotation: Rotation | None) -> Tensor:
@@ -251,6 +277,8 @@ def _joint(layers: Sequence[nn.Module], weights: Sequence[Tensor]) -> tuple[Tens
 def _affine(layers: Sequence[nn.Module], z: Tensor) -> Tensor:
     """x W + b of one layer, or of several side by side as one product."""
     (layer, *others) = layers
+    if torch.is_autocast_enabled(z.device.type):
+        z = z.to(torch.get_autocast_dtype(z.device.type))  # once, for the layers and each of their adapters
     if not others and not isinstance(layer, Conv1D):
         return layer(z)  # its adapter's part with it
     if others:

@@ -67,7 +67,7 @@ class Encoder(nn.Module):
         pooling: "last" or "mean"; the latter is written into config.json, where a loaded folder has it from.
         prompts: that its own mean leaves out; of a head, see there.
         checkpointed: a layer keeps its input alone and is computed again on the way back.
-        fused: decoder.py's forward, where the backbone's family is described there and pooled at the end; else its own.
+        fused: decoder.py's forward, where the backbone's family is described there; else its own.
         packed: whoever cuts micro-batches for this encoder should lay them end to end; `fused` only.
     """
 
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
         self.checkpointed = False
         self._regions = decoder.REGIONS
         self._is_causal = family_of(backbone) is not None  # known to be, so that its own forward needs no mask either
-        self.fused = head is None and self.pooling == "last" and self._is_causal
+        self.fused = head is None and self._is_causal
         self.packed = False
         self._longest = longest_input(backbone)
 
@@ -211,7 +211,9 @@ class Encoder(nn.Module):
         return cast(nn.Embedding, self.backbone.get_input_embeddings())
 
     def _lean(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
-        return decoder.last_token_states(self.backbone, ids_BL, lengths_B, tokens_TD, self._regions, self.checkpointed)
+        skipped_B = prompt_tokens(self.prompts, ids_BL, lengths_B) if self.pooling == "mean" else None
+        how = decoder.How(self._regions, self.checkpointed, self.pooling, skipped_B)
+        return decoder.pooled_states(self.backbone, ids_BL, lengths_B, tokens_TD, how)
 
     def _own(self, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
         if ids_BL.dim() == 1:  # a row beyond a sliding window

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from transformers import GPT2Model, GPTNeoXModel, LlamaModel, MistralModel, PreTrainedModel, Qwen2Model, Qwen3Model
 from transformers.pytorch_utils import Conv1D
 
+from pipeline_lib.model.pooling import pooling_of
+
 TANH_GELUS = ("NewGELUActivation", "GELUTanh", "FastGELUActivation")
 ROTATIONS = ("default", "linear", "llama3", "yarn")  # the others depend on the longest row of a batch
 
@@ -144,8 +146,8 @@ def longest_row(backbone: PreTrainedModel) -> int | None:
 
 
 def pools_padded(backbone: nn.Module) -> bool:
-    """True for the family whose last block, of padded rows, forms no keys and values: a GPT-2."""
-    return isinstance(backbone, GPT2Model)
+    """True where the last block, of padded rows, forms no keys and values: a GPT-2 that is pooled at its last token."""
+    return isinstance(backbone, GPT2Model) and pooling_of(backbone) == "last"
 
 
 def blocks_of(backbone: nn.Module, family: Family) -> list[nn.Module]:

@@ -17,6 +17,7 @@ from pipeline_lib.config.model import Shape
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.micro_batches import MicroBatch, in_input_order
+from pipeline_lib.model.pooling import POOLING_FIELD
 
 BatchLoss = Callable[[Tensor], Tensor]
 BeforeBackward = Callable[[bool], None]
@@ -116,12 +117,13 @@ def activation_bytes(
     """Bytes that the graphs of that many tokens hold until backward, estimated from the sizes alone; see `Shape.kept_bytes`.
 
     Args:
-        fused: the last layer is computed at the pooled position alone.
+        fused: by the forward of decoder.py.
         checkpointed: layers keep their inputs; the one that is computed again is counted too.
         low: matrix products in bfloat16.
         dropped: see `Shape`.
     """
-    shape = replace(_shape_of(config), fused=fused, dropped=dropped)
+    mean = getattr(config, POOLING_FIELD, "last") == "mean"
+    shape = replace(_shape_of(config), fused=fused, mean=mean, dropped=dropped)
     kept = shape.kept_bytes(n_tokens, low)
     if checkpointed:
         kept = min(kept, shape.kept_bytes(n_tokens, low, checkpointed) + n_tokens * shape.layer_bytes(low))

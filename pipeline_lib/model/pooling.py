@@ -70,20 +70,32 @@ def pool(states_BLD: Tensor, lengths_B: Tensor, pooling: Pooling, skipped_B: Ten
     return states_BLD.masked_fill(~mask_BL1, 0.0).sum(dim=1) / (number_B1 if pooling == "mean" else number_B1**0.5)
 
 
-def prompt_tokens(prompts: Sequence[Prompt], ids_BL: Tensor, lengths_B: Tensor) -> Tensor | None:
+def prompt_tokens(prompts: Sequence[Prompt], ids: Tensor, lengths_B: Tensor) -> Tensor | None:
     """Tokens of each row that are a prompt's, told by the ids that it begins with: rows of all tasks come together.
 
     Args:
         prompts: those that the pooling leaves out; see `EmbeddingHead`.
+        ids: int64 token ids, right-padded (B, L) or end to end (T,).
     """
     if not prompts:
         return None
+    lengths_B = lengths_B.to(ids.device)
+    begins_BK = _beginnings(ids, lengths_B, max(len(prompt) for prompt, _ in prompts))
     skipped_B = torch.zeros_like(lengths_B)
-    for ids, n_tokens in prompts:
-        if ids_BL.shape[1] >= len(ids):
-            begins_B = (ids_BL[:, : len(ids)] == torch.tensor(ids, device=ids_BL.device)).all(dim=1)
-            skipped_B = torch.where(begins_B, skipped_B.clamp(min=n_tokens), skipped_B)
+    for prompt, n_tokens in prompts:
+        begins_B = (begins_BK[:, : len(prompt)] == torch.tensor(prompt, device=ids.device)).all(dim=1)
+        skipped_B = torch.where(begins_B, skipped_B.clamp(min=n_tokens), skipped_B)
     return torch.minimum(skipped_B, lengths_B - 1)
+
+
+def _beginnings(ids: Tensor, lengths_B: Tensor, n_tokens: int) -> Tensor:
+    """The first `n_tokens` ids of each row, -1 behind its end."""
+    places_K = torch.arange(n_tokens, device=ids.device)
+    if ids.dim() == 1:
+        begins_BK = ids[((lengths_B.cumsum(0) - lengths_B)[:, None] + places_K).clamp(max=len(ids) - 1)]
+    else:
+        begins_BK = ids[:, places_K.clamp(max=ids.shape[1] - 1)]
+    return begins_BK.masked_fill(places_K >= lengths_B[:, None], -1)
 
 
 def saved_prompts(folder: Path) -> tuple[Prompt, ...]:

@@ -87,7 +87,7 @@ def _resolve(name: str, choice: str, wanted: str, obstacle: str, pays: bool) -> 
 
 def _compiling_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> str:
     if not encoder.fused:
-        return f"only {DESCRIBED}, pooled at its last token, is compiled"
+        return f"only {DESCRIBED} is compiled"
     if config.parallel == "fsdp" and ranks.size > 1:
         return "weights that are cut over processes (parallel=fsdp) are gathered between layers"
     if ranks.device.type == "cpu" and not shutil.which(os.environ.get("CXX", "g++")):
@@ -97,7 +97,7 @@ def _compiling_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks) -> 
 
 def _packing_obstacle(config: TrainConfig, encoder: Encoder, ranks: Ranks, by_kernel: bool) -> str:
     if not encoder.fused:
-        return f"only {DESCRIBED}, pooled at its last token, is packed"
+        return f"only {DESCRIBED} is packed"
     if config.parallel == "fsdp" and ranks.size > 1:
         return "weights that are cut over processes (parallel=fsdp) are gathered by the model's own forward, which pads"
     if by_kernel and config.attention != "padded" and pools_padded(encoder.backbone):

@@ -181,8 +181,8 @@ def shape_of(model: ModelConfig, vocabulary: int) -> Shape:
 
 
 def as_computed(shape: Shape, model: ModelConfig) -> Shape:
-    """The same with how a contrastive training computes it: by the model's own forward under mean pooling and where adapters
-    have a dropout, which thins a copy of what each of them reads.
+    """The same with how a contrastive training computes it: the last layer whole under mean pooling, and by the model's own
+    forward where adapters have a dropout, which thins a copy of what each of them reads.
 
     Raises:
         UserError: the adapters do not fit the model.
@@ -190,7 +190,7 @@ def as_computed(shape: Shape, model: ModelConfig) -> Shape:
     lora = model.lora
     is_dropped = lora.rank is not None and lora.dropout > 0
     dropped = sum(n_in for n_in, _ in chosen_matrices(lora, shape.matrices).values()) if is_dropped else 0
-    return replace(shape, fused=shape.fused and model.pooling == "last" and not is_dropped, dropped=dropped)
+    return replace(shape, fused=shape.fused and not is_dropped, mean=model.pooling == "mean", dropped=dropped)
 
 
 def check_lora(config: RunConfig, folder: str) -> None:

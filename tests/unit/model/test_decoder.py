@@ -27,6 +27,7 @@ from pipeline_lib.model.families import FAMILIES, family_of
 from pipeline_lib.model.grad_cache import batch_gradients
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
 from pipeline_lib.model.micro_batches import cut_micro_batches, embed_ids, in_input_order
+from pipeline_lib.model.pooling import Pooling
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,
@@ -69,14 +70,14 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 LENGTHS = (3, 5, 5, 9, 20, 21, 22, 40, 1, 2)
 
 
-def build(config: PreTrainedConfig) -> Encoder:
+def build(config: PreTrainedConfig, pooling: Pooling = "last") -> Encoder:
     """Weights that are not those of the start: norms' gains and biases count."""
     torch.manual_seed(0)
     backbone = AutoModel.from_config(config, attn_implementation="sdpa")
     with torch.no_grad():
         for weight in backbone.parameters():
             weight += 0.05 * torch.randn(weight.shape)
-    return Encoder(backbone).train()
+    return Encoder(backbone, pooling).train()
 
 
 def texts() -> list[np.ndarray]:
@@ -97,10 +98,11 @@ def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got - expected).norm() / expected.norm().clamp(min=1e-3))
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_vectors_and_gradients_are_the_own_forwards(name: str, packed: bool) -> None:
-    encoder = build(CONFIGS[name])
+def test_vectors_and_gradients_are_the_own_forwards(name: str, packed: bool, pooling: Pooling) -> None:
+    encoder = build(CONFIGS[name], pooling)
     assert encoder.fused
     found_ND, found = vectors_and_gradients(encoder, packed)
     encoder.fused = False
@@ -132,6 +134,23 @@ def test_no_attention_mask_is_needed_to_the_bit(name: str) -> None:
         torch.testing.assert_close(without, encoder(batch.ids_BL, batch.lengths_B), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_mean_leaves_prompts_out(name: str, packed: bool) -> None:
+    """The row that begins with it, not those that are as long, nor one that ends within it."""
+    encoder = build(CONFIGS[name], "mean").eval()
+    prompt = tuple(texts()[4][:3].tolist())
+    rows = [*texts(), np.array([*prompt, 9, 8]), np.array(prompt), np.array(prompt[:2])]
+    encoder.prompts = ((prompt, 2),)
+    found_ND = []
+    for encoder.fused, encoder.packed in ((True, packed), (False, False)):
+        found_ND.append(embed_ids(encoder, rows, batch_tokens=60))
+    np.testing.assert_allclose(found_ND[0], found_ND[1], atol=1e-5)
+    encoder.prompts = ()
+    changed = np.abs(embed_ids(encoder, rows) - found_ND[0]).max(axis=1) > 1e-3
+    assert np.flatnonzero(changed).tolist() == [4, 10, 11]
+
+
 def test_what_stands_in_padding_is_not_read() -> None:
     encoder = build(CONFIGS["qwen3"]).eval()
     ids_BL, lengths_B = torch.tensor([[7, 8, 9, 96], [7, 8, 9, 10]]), torch.tensor([3, 4])
@@ -141,13 +160,14 @@ def test_what_stands_in_padding_is_not_read() -> None:
         assert torch.equal(first, encoder(ids_BL, lengths_B))
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("name", ["llama, grouped, biases, tanh", "qwen3", "neox"])
-def test_gradient_caching_and_checkpointing_change_nothing(name: str, checkpointed: bool) -> None:
+def test_gradient_caching_and_checkpointing_change_nothing(name: str, checkpointed: bool, pooling: Pooling) -> None:
     hashes = PairHashes(torch.arange(5), torch.arange(10, 15))
     found = []
     for cached in (False, True):
-        encoder = build(CONFIGS[name])
+        encoder = build(CONFIGS[name], pooling)
         for module in encoder.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.2
