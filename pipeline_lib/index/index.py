@@ -39,7 +39,7 @@ from pipeline_lib.store.records import Counts, Outcome, Part, Stage, draft_part
 from pipeline_lib.store.store import Store
 from pipeline_lib.store.vectors import Side, VectorCache, text_hashes
 
-STAGE = Stage(name="index", version=3)
+STAGE = Stage(name="index", version=4)
 UNIT_TOLERANCE = 1e-2  # of a vector's length; bfloat16 products stay within
 
 

@@ -34,12 +34,23 @@ UNTOLD = "scores of BM25 from which times cannot be told"
 _RUN = {"terms": np.uint64, "counts": np.int32, "rows": np.int32, "times": np.int32}
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_WORD = re.compile(r"[^\W_]+")
+# letters and marks of scripts that write no spaces: Thai, Lao, Burmese, Khmer, Chinese and Japanese, not Korean
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{UNSPACED}]+|(?:(?![{UNSPACED}])[^\W_])+")
+_IS_UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, camelCase and snake_case split: "parseHTTPHeader_v2" gives parse, http, header, v2."""
-    return _WORD.findall(_CAMEL.sub(" ", text).lower())
+    """Lower-case words, camelCase and snake_case split: "parseHTTPHeader_v2" gives parse, http, header, v2.
+
+    Of scripts that write no spaces each character and each pair of neighbours is one: "東京都" gives 東, 京, 都, 東京, 京都.
+    """
+    found = _WORD.findall(_CAMEL.sub(" ", text).lower())
+    if text.isascii() or not _IS_UNSPACED.search(text):
+        return found
+    return [
+        part for word in found for part in ((*word, *map("".join, pairwise(word))) if _IS_UNSPACED.match(word) else (word,))
+    ]
 
 
 def term_hashes(terms: Iterable[str]) -> np.ndarray:

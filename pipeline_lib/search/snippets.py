@@ -11,6 +11,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
+from pipeline_lib.index.lexical import UNSPACED
+
 LINES = 3  # of a snippet at most
 LINE_CHARACTERS = 160  # a longer line is cut between words
 SNIPPET_CHARACTERS = 400  # of its lines together, but for one that is longer alone
@@ -21,11 +23,10 @@ MAX_WORDS, QUERY_CHARACTERS = 64, 10_000  # of a query that count; the rest of a
 Marks = tuple[tuple[int, int], ...]
 
 # words between signs, numbers, and single letters of scripts that write no spaces
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _SIGNS = "\u0300-\u036f\u0591-\u05c7\u0610-\u065f\u0900-\u0dff"  # that stand in a word, and are no letters to `re`
-_WORD = re.compile(rf"[{_UNSPACED}]|\d+|(?:(?![{_UNSPACED}])(?:[^\W\d_]|[{_SIGNS}]))+")
+_WORD = re.compile(rf"[{UNSPACED}]|\d+|(?:(?![{UNSPACED}])(?:[^\W\d_]|[{_SIGNS}]))+")
 _HUMP = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of an identifier
-_IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
+_IS_UNSPACED = re.compile(f"[{UNSPACED}]")
 _ENDINGS = ("ings", "ing", "ers", "ies", "ed", "er", "es", "e", "s", "y")  # of English, the longest first
 _MIN_STEM = 3
 _COMMON_WORDS = """a all an and any are as at be by can do for from get has have how i if in into is it its no not of on or out

@@ -101,7 +101,8 @@ class Gate:
         if path in SLOW:  # they leave room: searches, which take milliseconds, do not wait behind them
             under_way, most = sum(self.in_flight[slow] for slow in SLOW), max(1, int(most * SLOW_SHARE))
         if under_way >= most or self.in_flight.total() >= self.config.max_in_flight:
-            raise Refused(BUSY, f"{most} such requests are under way already", "busy", headers=_later(1))
+            which = f"{most} such requests" if under_way >= most else f"{self.config.max_in_flight} requests"
+            raise Refused(BUSY, f"{which} are under way already", "busy", headers=_later(1))
         seconds = self.config.embedding_seconds if path in SLOW else self.config.timeout_seconds
         self.in_flight[path] += 1
         self.figures.in_flight.inc()

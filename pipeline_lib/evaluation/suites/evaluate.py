@@ -32,7 +32,7 @@ from pipeline_lib.store.files import sha256_file
 from pipeline_lib.store.records import Outcome, Part, Stage, draft_part
 from pipeline_lib.store.store import Store
 
-STAGE = Stage(name="evaluate_suite", version=6)
+STAGE = Stage(name="evaluate_suite", version=7)
 
 
 class SuiteRun(StageConfig):

@@ -19,7 +19,7 @@ MAX_SCORES = 32_000_000  # held at once: 256 MB of float64
 class Bm25Model:
     """BM25 as Lucene computes it: k1 = 1.5, b = 0.75."""
 
-    id = ModelId("bm25", "bm25-lucene-1.5-0.75-v1")
+    id = ModelId("bm25", "bm25-lucene-1.5-0.75-v2")
     kinds = ("text_search", "code_search")
 
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> Iterator[np.ndarray]:
@@ -50,7 +50,7 @@ class Bm25Model:
 class TfidfModel:
     """Cosine of TF-IDF vectors, 1 + log(tf)."""
 
-    id = ModelId("tfidf", "tfidf-sublinear-v1")
+    id = ModelId("tfidf", "tfidf-sublinear-v2")
     kinds = ("text_search", "code_search", "classification", "similarity")
 
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> Iterator[np.ndarray]:

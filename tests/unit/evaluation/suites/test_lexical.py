@@ -23,6 +23,10 @@ def all_scores(model, queries, documents):
         ("parseHTTPHeader_v2", ["parse", "http", "header", "v2"]),
         ("snake_case-Kebab", ["snake", "case", "kebab"]),
         ("Größe über 10 µm", ["größe", "über", "10", "µm"]),
+        ("東京都の天気API", ["東", "京", "都", "の", "天", "気", "東京", "京都", "都の", "の天", "天気", "api"]),
+        ("猫", ["猫"]),
+        ("한국어 검색", ["한국어", "검색"]),
+        ("ภาษา", ["ภ", "า", "ษ", "า", "ภา", "าษ", "ษา"]),
         ("", []),
         ("__ () {}", []),
     ],
@@ -66,3 +70,10 @@ def test_blocks_of_queries_change_nothing(model, monkeypatch):
     blocks = list(model.scores(QUERIES, CORPUS))
     assert [len(block) for block in blocks] == [1, 1, 1]
     np.testing.assert_array_equal(np.concatenate(blocks), whole)
+
+
+@pytest.mark.parametrize("query", ["東京の天気", "天気予報", "京"])
+def test_bm25_finds_words_where_no_spaces_are_written(query):
+    """A query is a part of a sentence, and was a word of its own beside the whole sentence's."""
+    documents = ["大阪で電車が遅れています", "今日の東京は天気が良い", "parse a date"]
+    assert all_scores(Bm25Model(), [query], documents).argmax() == 1
