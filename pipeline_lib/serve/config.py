@@ -82,7 +82,12 @@ class ServeConfig(StageConfig):
         description="Requests that are worked on or wait at once, at most half of them for embeddings and comparisons; more are"
         " answered 503 with Retry-After.",
     )
-    max_connections: int = Field(1_000, ge=1, description="Open connections at once; more are answered 503.")
+    max_connections: int = Field(
+        1_000,
+        ge=2,
+        description="Open connections at once. One more takes the place of the one that has been idle longest; if none is, its"
+        " requests are answered 503.",
+    )
     rate_per_second: float | None = Field(
         None,
         gt=0,

@@ -100,13 +100,26 @@ class _Server(uvicorn.Server):
 
 
 class Impatient(H11Protocol):
-    """HTTP/1.1 that closes connections on which a request's header does not arrive in time, or of an answer nothing is read."""
+    """HTTP/1.1 that closes connections on which a request's header does not arrive in time, or of an answer nothing is read.
+
+    Where as many are open as may be, a new one takes the place of the one that has waited longest for a request.
+
+    Attributes:
+        seconds: for a header, and for some of an answer to be read.
+        idle: the server's connections without a request, the longest first.
+    """
 
     seconds = 10.0
+    idle: dict[Impatient, None]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first header."""
         super().connection_made(transport)
+        if self.limit_concurrency and len(self.connections) >= self.limit_concurrency and self.idle:
+            longest = next(iter(self.idle))
+            self._forget(longest)
+            longest.transport.close()
+        self.idle[self] = None
         self._waits: asyncio.TimerHandle | None = None
         self._unread = 0
         self._reads: asyncio.TimerHandle | None = None
@@ -115,11 +128,15 @@ class Impatient(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Wait on where a header has begun and is not whole."""
         super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.idle.pop(self, None)
         self._look()
 
     def on_response_complete(self) -> None:
         """The same, of what came while the last request was answered."""
         super().on_response_complete()
+        if not self.transport.is_closing() and self.cycle.response_complete:  # not where a pipelined request goes on
+            self.idle[self] = None
         self._look()
         if self._reads is None:
             self._look_whether_read(is_first=True)
@@ -142,10 +159,16 @@ class Impatient(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no more."""
+        self._forget(self)
         self._rest()
         if self._reads is not None:
             self._reads.cancel()
         super().connection_lost(exc)
+
+    def _forget(self, connection: Impatient) -> None:
+        """Count it no more: what is being closed is lost in a later round of the loop."""
+        self.idle.pop(connection, None)
+        self.connections.discard(connection)
 
     def _wait(self) -> None:
         if self._waits is None:
@@ -163,7 +186,7 @@ class Impatient(H11Protocol):
 
 
 def _uvicorn_config(gate: Gate, config: ServeConfig) -> uvicorn.Config:
-    protocol = type("Protocol", (Impatient,), {"seconds": config.receive_seconds})
+    protocol = type("Protocol", (Impatient,), {"seconds": config.receive_seconds, "idle": {}})
     return uvicorn.Config(
         gate,
         http=protocol,

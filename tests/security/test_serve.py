@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -218,3 +219,24 @@ def test_a_header_that_never_ends_is_hung_up_on(home: SearchHome) -> None:
         whole = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         assert raw(service, whole + b"GET /heal", 30).count(b"HTTP/1.1 200") == 1
         assert time.monotonic() - began < 25
+
+
+def test_idle_connections_keep_nobody_out(home: SearchHome) -> None:
+    """As many as may be, and more, some of whom had an answer: a newcomer takes the place of the longest idle."""
+    with serving(home, max_connections=12) as service, contextlib.ExitStack() as stack:
+        place = ("127.0.0.1", int(service.url.rsplit(":", 1)[1]))
+        for number in range(30):
+            idle = stack.enter_context(socket.create_connection(place, timeout=5))
+            if number % 3 == 0:
+                idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert idle.recv(100).startswith(b"HTTP/1.1 200")
+        busy = [stack.enter_context(socket.create_connection(place, timeout=5)) for _ in range(6)]
+        for one in busy:  # a header that is whole, of a body that is not
+            one.sendall(
+                b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 21\r\n\r\n"
+            )
+        for _ in range(30):
+            assert ask(service, "/healthz")[0] == 200
+        for one in busy:
+            one.sendall(b'{"query": "a matrix"}')
+            assert one.recv(100).startswith(b"HTTP/1.1 200")
