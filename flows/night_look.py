@@ -72,6 +72,7 @@ class Look:
     name: str
     policy: str
     min_new_share: float
+    max_shrink_share: float
     champion: ChampionRun | None
     last: State
     listing: str
@@ -91,6 +92,21 @@ class Look:
     def champion_name(self) -> str:
         """The champion's checkpoint, as RUN/step-000240."""
         return self.champion.checkpoint if self.champion else "none"
+
+    def check_shrunk(self) -> None:
+        """Look whether what is missing can be meant: the index would forget it.
+
+        Raises:
+            UserError: the dump has lost more than it may.
+        """
+        shrunk, most, removed = self.changes.shrunk, self.max_shrink_share, self.changes.removed
+        if shrunk > most:
+            gone = f"; {removed[0]} is the first of {len(removed):,} that are gone" if removed else ""
+            raise UserError(
+                f"{self.name}: the dump has {shrunk:.0%} fewer bytes than last night, more than nightly.max_shrink_share allows"
+                f" ({most:.0%}){gone}. Nothing was changed. Mount or complete the dump; if this is meant, run the night once"
+                " with --set nightly.max_shrink_share=1"
+            )
 
     def verdict(self, share: float) -> tuple[bool, str]:
         """Whether a model is trained, and why, where so large a share of the training pairs is new.
@@ -145,6 +161,7 @@ def look(work: Workspace, params: RunParams) -> Look:
         name=name,
         policy=config.nightly.policy,
         min_new_share=config.nightly.min_new_share,
+        max_shrink_share=config.nightly.max_shrink_share,
         champion=champion,
         last=last,
         listing=listing,

@@ -66,6 +66,8 @@ def dry_run(work: Workspace, params: RunParams) -> Night:
         verdict = "the policy is whole: all stages run that are not found done"
     elif found.is_empty:
         verdict = "nothing is new: it would end at once"
+    elif found.changes.shrunk > found.max_shrink_share:
+        verdict = f"it would fail: the dump has {found.changes.shrunk:.0%} fewer bytes, see nightly.max_shrink_share"
     else:
         verdict = found.verdict(share)[1].replace("of the training pairs are new", "of the bytes are new", 1)
     sentence = f"dry run of {found.name}: {found.changes.sentence}; {verdict}"
@@ -87,6 +89,7 @@ def night(work: Workspace, params: RunParams, report: Callable[[Published], dict
     if found.is_empty:
         nothing = "nothing new: every file is as it was, and so is the configuration"
         return _noted(work, found.last, Night("nothing new", nothing, found.told(), tuple(found.changes.lines())))
+    found.check_shrunk()
     known = _known(work.store, found.last)
     pairs = in_subflow("build-dataset", found.name, pairs_of, work, known)
     state = _state(work, found, pairs, known)

@@ -77,6 +77,13 @@ class Nightly(BaseModel):
     min_new_share: float | None = Field(
         None, description="`nightly.min_new_share`: share of new pairs up to which nothing is trained; unset: 0.02.", ge=0, le=1
     )
+    max_shrink_share: float | None = Field(
+        None,
+        description="`nightly.max_shrink_share`: share of its bytes that the dump may have lost since the last night, or it"
+        " fails; unset: 0.5.",
+        ge=0,
+        le=1,
+    )
     promote: PromoteWhen | None = Field(
         None, description="`promote.when`: always, gate, ask or never; unset: gate for a night that the schedule started."
     )
@@ -105,7 +112,8 @@ class Nightly(BaseModel):
                 raise UserError(f"settings: {setting} has a key of its own; give `{key}`")
         words = words_of(RunConfig, values)
         own = [f"nightly.policy={self.policy}"]
-        own += [] if self.min_new_share is None else [f"nightly.min_new_share={self.min_new_share}"]
+        shares = {name: getattr(self, name) for name in ("min_new_share", "max_shrink_share")}
+        own += [f"nightly.{name}={share}" for name, share in shares.items() if share is not None]
         places = {name: _absolute(folder, value) for name in PLACES if (value := getattr(self, name))}
         fields = {"preset": self.preset, "name": self.name, "promote": self.promote, **places}
         params = read_params(RunParams, {**fields, "set": [*own, *words]})

@@ -167,6 +167,13 @@ class NightlyConfig(StageConfig):
         ge=0,
         le=1,
     )
+    max_shrink_share: float = operational(
+        0.5,
+        description="Largest share of its bytes that the dump may have lost since the last night; with more a night fails"
+        " before it changes anything, as of a disk that is not mounted. 1: all of them may.",
+        ge=0,
+        le=1,
+    )
 
 
 class PoolsConfig(StageConfig):

@@ -23,6 +23,7 @@ class Changes:
     Attributes:
         bytes: of the new and the changed files.
         total_bytes: of all files that are there now.
+        shrunk: share of its bytes that the dump has lost; 0 where it has grown.
     """
 
     new: tuple[str, ...] = ()
@@ -30,6 +31,7 @@ class Changes:
     removed: tuple[str, ...] = ()
     bytes: int = 0
     total_bytes: int = field(default=0, compare=False)
+    shrunk: float = 0.0
 
     @property
     def any(self) -> bool:
@@ -64,8 +66,8 @@ def changes_between(before: Files, now: Files) -> Changes:
     changed = sorted(name for name in now if name in before and now[name] != before[name])
     removed = sorted(name for name in before if name not in now)
     read = sum(now[name][1] for name in (*new, *changed))
-    total = sum(size for _, size in now.values())
-    return Changes(_told(new), _told(changed), _told(removed), read, total)
+    had, total = (sum(size for _, size in files.values()) for files in (before, now))
+    return Changes(_told(new), _told(changed), _told(removed), read, total, max(0.0, 1 - total / had) if had else 0.0)
 
 
 def _told(names: Iterable[tuple[str, str]]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from pipeline_lib.sources.changes import Changes
 from pipeline_lib.store.store import Store
 
 LOOK = Look(
-    home="home", name="corpus", policy="continue", min_new_share=0.02, champion=None, last=State(source="a"), listing="a",
-    contamination="", changes=Changes(), since_training=Changes(), is_asked_alike=True, is_indexed=True,
+    home="home", name="corpus", policy="continue", min_new_share=0.02, max_shrink_share=0.5, champion=None,
+    last=State(source="a"), listing="a", contamination="", changes=Changes(), since_training=Changes(), is_asked_alike=True,
+    is_indexed=True,
 )  # fmt: skip
 
 
@@ -56,6 +58,16 @@ def test_the_verdict_and_its_reason(changes: dict[str, Any], share: float, train
 def test_an_index_of_nothing_cannot_be_updated() -> None:
     with pytest.raises(UserError, match="nothing is published whose index"):
         replace(LOOK, policy="index").verdict(0.5)
+
+
+@pytest.mark.parametrize(
+    ("shrunk", "most", "fails"), [(0.51, 0.5, True), (0.5, 0.5, False), (1.0, 1.0, False), (0.01, 0.0, True)]
+)
+def test_a_dump_that_has_lost_too_much_changes_nothing(shrunk: float, most: float, fails: bool) -> None:
+    found = replace(LOOK, max_shrink_share=most, changes=Changes(removed=("tree: a.py", "tree: b.py"), shrunk=shrunk))
+    told = r"tree: a\.py is the first of 2.* --set nightly\.max_shrink_share=1"
+    with pytest.raises(UserError, match=told) if fails else contextlib.nullcontext():
+        found.check_shrunk()
 
 
 @pytest.mark.parametrize(

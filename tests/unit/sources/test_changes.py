@@ -52,3 +52,14 @@ def test_a_listing_that_was_written_is_compared_with_one_that_was_not(tmp_path: 
     assert found.new == ("source: 9.md",) and found.lines() == ["new      source: 9.md"]
     many = changes_between({}, listed(source))
     assert len(many.lines()) == 6 and many.lines()[-1] == "new      and 5 more"
+
+
+def test_a_dump_has_shrunk_by_what_it_lost_and_not_by_what_moved() -> None:
+    before = {("tree", f"{name}.py"): (name, 9) for name in "abcd"}
+    moved = {("tree", f"new/{name}.py"): (name, 9) for name in "abcd"}
+    another = {("tree", "of-today.jsonl"): ("z", 36)}
+    for now in (before, moved, another):
+        assert changes_between(before, now).shrunk == 0
+    kept = {name: file for name, file in before.items() if name[1] == "a.py"}
+    assert changes_between(before, kept).shrunk == 0.75 and changes_between(kept, before).shrunk == 0
+    assert changes_between({}, kept).shrunk == 0 and changes_between(before, {}).shrunk == 1
