@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from flows.pools import guide_on_pool
 from flows.runs import find_checkpoint
 from flows.workspace import Dataset, Workspace
 from pipeline_lib.config.finetuning import TuningConfig, check_tuning_guide
@@ -36,11 +37,9 @@ def guided(work: Workspace, dataset: Dataset, train: Train) -> Dataset:
             say(f"  guide.model {config.guide.model}: nothing asks for its scores, and it is not used")
         return dataset
     check_guide(config.train, config.guide)
-    if config.guide.model == FIRST_ROUND:
-        model: TextEncoder = _encoder(_first_round(work, dataset, train), config.guide)
-    else:
-        model = model_of(work.store, config.guide)
-    guide = guide_task(work.store, dataset.curate, model)
+    first = _first_round(work, dataset, train) if config.guide.model == FIRST_ROUND else None
+    made = guide_on_pool if config.pools.gpu else guide_here
+    guide = made(work, dataset, first)
     dataset = replace(dataset, guide=guide)
     if config.guide.keep_top is None:
         return dataset
@@ -48,6 +47,16 @@ def guided(work: Workspace, dataset: Dataset, train: Train) -> Dataset:
     shards = shards_task(work.store, Cleaned(dataset.curate, consistent), dataset.tokenizer, config)
     checked = check_shards_task(work.store, shards, dataset.tokenizer, config)
     return replace(dataset, consistent=consistent, shards=shards, check_shards=checked)
+
+
+def guide_here(work: Workspace, dataset: Dataset, first: Checkpoint | None) -> Artifact:
+    """The guide's vectors of the training texts, made by this process.
+
+    Args:
+        first: the first round's checkpoint, where that guides.
+    """
+    model = _encoder(first, work.config.guide) if first else model_of(work.store, work.config.guide)
+    return guide_task(work.store, dataset.curate, model)
 
 
 def guide_of_sets(store: Store, config: TuningConfig, pairs: Artifact) -> Artifact | None:

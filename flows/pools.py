@@ -42,7 +42,7 @@ from pipeline_lib.store.store import Store
 from pipeline_lib.train.start import checkpoint_of
 from tasks.ui import say
 
-Step = Literal["train", "publish", "figures", "measure"]
+Step = Literal["guide", "train", "publish", "figures", "measure"]
 FiguredSplit = Literal["validation", "test"]
 Made = dict[
     str, list[str]
@@ -75,7 +75,9 @@ class Handover(BaseModel):
     began: str | None = Field(None, description="STAGE/KEY of the artifact that training began from; for publication.")
     trained: str | None = Field(None, description="Key of the `train` artifact that is published or measured beside others.")
     label: str = Field("", description="Checkpoint to publish; empty: the one that selection chooses.")
-    checkpoints: tuple[str, ...] = Field((), description="Checkpoints to measure, of whatever run, as TRAINKEY/step-000240.")
+    checkpoints: tuple[str, ...] = Field(
+        (), description="Checkpoints to measure, of whatever run, or the first round's that guides; as TRAINKEY/step-000240."
+    )
     lengths: tuple[tuple[int, int], ...] = Field((), description="Longest query and document that each of them reads (tokens).")
     published: Made = Field({}, description="What publication made, whose figures and card are asked for.")
     split: FiguredSplit = Field("test", description="Split that the figures are of.")
@@ -146,6 +148,18 @@ def trained_on_pool(work: Workspace, dataset: Dataset) -> tuple[Artifact, Artifa
     made = _handed_over(work.config.pools, handover, [init] if init.startswith("/") else [])
     start = [artifact_of(work.store, name) for name in made.get("start", ())]
     return artifact_of(work.store, made["train"][0]), next(iter(start), None)
+
+
+def guide_on_pool(work: Workspace, dataset: Dataset, first: Checkpoint | None) -> Artifact:
+    """A guide's vectors of the training texts, made on the gpu pool.
+
+    Args:
+        first: the first round's checkpoint, where that guides.
+    """
+    handover = Handover.of("guide", work, dataset, checkpoints=(first.name,) if first else ())
+    model = work.config.guide.model or ""
+    made = _handed_over(work.config.pools, handover, [model] if model.startswith("/") else [])
+    return artifact_of(work.store, made["guide"][0])
 
 
 def published_on_pool(run: TrainedRun, label: str) -> Made:

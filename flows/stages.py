@@ -18,6 +18,7 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.candidate import Published, published_here
 from flows.evaluate import measured_on_validation
+from flows.guide import guide_here
 from flows.pools import OF_THE_FLOW, Handover, Made, artifact_of, cancel_run, ref_of, tell_made
 from flows.roots import admit_place
 from flows.runs import with_settings
@@ -41,7 +42,7 @@ def stages(handover: Handover) -> None:
         handover: what is made, and from what.
     """
     admit_place("store", handover.store)
-    for name in PLACE_SETTINGS if handover.step == "train" else READ_AFTER_TRAINING:
+    for name in PLACE_SETTINGS if handover.step in ("guide", "train") else READ_AFTER_TRAINING:
         section, _, field = name.partition(".")
         admit_place(name, handover.config.get(section, {}).get(field), PLACE_SETTINGS[name])
     handover.check_worker()
@@ -49,6 +50,9 @@ def stages(handover: Handover) -> None:
     if handover.step == "train":
         with all_nodes(handover, work) as node:
             tell_made(train_step(node, dataset))
+        return
+    if handover.step == "guide":
+        tell_made(guide_step(handover, work, dataset))
         return
     step = {"publish": publish_step, "figures": figures_step, "measure": measure_step}[handover.step]
     tell_made(step(handover, trained_run(handover, work, dataset)))
@@ -114,6 +118,12 @@ def train_step(work: Workspace, dataset: Dataset) -> Made:
     check_processes("train.processes", work.config.train.n_processes)
     trained, start = trained_here(work, dataset)
     return {"train": [ref_of(trained)], "start": [ref_of(start)] if start else []}
+
+
+def guide_step(handover: Handover, work: Workspace, dataset: Dataset) -> Made:
+    """A guide's vectors of the training texts."""
+    first = [checkpoint_of(work.store, name) for name in handover.checkpoints]
+    return {"guide": [ref_of(guide_here(work, dataset, first[0] if first else None))]}
 
 
 def publish_step(handover: Handover, run: TrainedRun) -> Made:

@@ -10,10 +10,14 @@ from uuid import uuid4
 
 import pytest
 from prefect.client.schemas.objects import State, StateType
+from prefect.logging import disable_run_logger
+from sentence_transformer_folders import write_sentence_transformer
 from training_runs import write_inputs
 
-from flows import pools
+from flows import guide, pools
+from flows.guide import guide_here, guided
 from flows.pools import Handover
+from flows.stages import guide_step
 from flows.workspace import Dataset, Workspace
 from pipeline_lib.config.overrides import apply
 from pipeline_lib.config.run import RunConfig
@@ -56,6 +60,30 @@ def test_a_start_of_adapters_goes_by_its_name_and_is_merged_there(
     monkeypatch.setattr(pools, "weights_folder", lambda _: places["there"])
     monkeypatch.setattr(pools, "checkpoint_of", lambda *_: start)
     assert Handover.model_validate_json(sent.model_dump_json()).open()[0].config.model.init == str(places["there"])
+
+
+def test_a_guide_s_vectors_are_the_same_wherever_they_are_made(
+    work: tuple[Workspace, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(write_sentence_transformer(tmp_path / "guide", "bert-mean"))
+    asked = {"guide.model": folder, "train.false_negatives.by": "guide"}
+    given, dataset = Workspace(tmp_path, work[0].store, apply(work[0].config, asked)), work[1]
+    seen: list[Any] = []
+
+    def handed_over(_: Any, handover: Handover, places: Any) -> pools.Made:
+        seen.append((handover.step, *places))
+        there = Handover.model_validate_json(handover.model_dump_json())
+        assert there.open()[0].config.pools.gpu is None, "or it would hand them over again"
+        return guide_step(there, *there.open())
+
+    monkeypatch.setattr(pools, "_handed_over", handed_over)
+    monkeypatch.setattr(guide, "guide_task", guide.guide_task.fn)  # type: ignore[attr-defined]
+    with disable_run_logger():
+        made = guided(given, dataset, lambda *_: pytest.fail("nothing is to be trained")).guide
+        alone = Workspace(tmp_path, given.store, apply(given.config, {"pools.gpu": None}))
+        here = guide_here(alone, dataset, None)
+    assert seen == [("guide", folder)] and made is not None and made.manifest.facts["texts"] > 0
+    assert made.digest == here.digest
 
 
 def test_the_pool_is_no_part_of_what_is_made(work: tuple[Workspace, Dataset]) -> None:
