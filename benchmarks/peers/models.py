@@ -25,7 +25,7 @@ from pipeline_lib.evaluation.suites.lexical import Bm25Model, TfidfModel
 from pipeline_lib.evaluation.suites.models import Model, ModelId, Side, TextEncoder
 from pipeline_lib.evaluation.suites.registry import open_model
 from pipeline_lib.export import self_test
-from pipeline_lib.index.lexical import BM25_B, BM25_K1, words
+from pipeline_lib.index.lexical import BM25_B, BM25_K1, terms, words
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.files import digest_of
 
@@ -118,8 +118,8 @@ def bm25_ranking(documents: Sequence[str]) -> Ranking:
     import bm25s
 
     index = bm25s.BM25(k1=BM25_K1, b=BM25_B, method="lucene")
-    index.index([words(text) for text in documents], show_progress=False)
-    return Ranking(lambda query: index.get_scores(words(query)), None, _word_bytes(documents))
+    index.index([terms(text) for text in documents], show_progress=False)
+    return Ranking(lambda query: index.get_scores(terms(query)), None, _word_bytes(documents))
 
 
 def tfidf_ranking(documents: Sequence[str]) -> Ranking:

@@ -36,20 +36,26 @@ _RUN = {"terms": np.uint64, "counts": np.int32, "rows": np.int32, "times": np.in
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 # letters and marks of scripts that write no spaces: Thai, Lao, Burmese, Khmer, Chinese and Japanese, not Korean
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{UNSPACED}]+|(?:(?![{UNSPACED}])[^\W_])+")
 _IS_UNSPACED = re.compile(f"[{UNSPACED}]")
+_WORD = re.compile(r"[^\W_]+")
+_TERM = re.compile(rf"[{UNSPACED}]+|(?:(?![{UNSPACED}])[^\W_])+")
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, camelCase and snake_case split: "parseHTTPHeader_v2" gives parse, http, header, v2.
+    """Lower-case words, camelCase and snake_case split: "parseHTTPHeader_v2" gives parse, http, header, v2."""
+    return _WORD.findall(_CAMEL.sub(" ", text).lower())
 
-    Of scripts that write no spaces each character and each pair of neighbours is one: "東京都" gives 東, 京, 都, 東京, 京都.
+
+def terms(text: str) -> list[str]:
+    """What BM25 counts: words, and of scripts that write no spaces each character and each pair of neighbours.
+
+    "東京都API" gives 東, 京, 都, 東京, 京都, api.
     """
-    found = _WORD.findall(_CAMEL.sub(" ", text).lower())
     if text.isascii() or not _IS_UNSPACED.search(text):
-        return found
+        return words(text)
+    found = _TERM.findall(_CAMEL.sub(" ", text).lower())
     return [
-        part for word in found for part in ((*word, *map("".join, pairwise(word))) if _IS_UNSPACED.match(word) else (word,))
+        part for term in found for part in ((*term, *map("".join, pairwise(term))) if _IS_UNSPACED.match(term) else (term,))
     ]
 
 
@@ -80,9 +86,9 @@ class Bm25:
     def scores(self, query: str) -> np.ndarray:
         """Score of every row (N,) float32; 0 where no word is shared. A word that stands twice counts twice."""
         scores_N = np.zeros(self.n_rows, np.float32)
-        terms, times = np.unique(term_hashes(words(query)), return_counts=True)
-        places = np.searchsorted(self._terms, terms)
-        for term, place, n in zip(terms, places, times, strict=True):
+        hashes, times = np.unique(term_hashes(terms(query)), return_counts=True)
+        places = np.searchsorted(self._terms, hashes)
+        for term, place, n in zip(hashes, places, times, strict=True):
             if place < len(self._terms) and self._terms[place] == term:
                 column = slice(int(self._starts[place]), int(self._starts[place + 1]))
                 scores_N[self._rows[column]] += np.float32(n) * self._scores[column]
@@ -151,7 +157,7 @@ class Bm25Writer:
 
     def _add_run(self, texts: Sequence[str], rows_T: np.ndarray) -> None:
         local: dict[str, int] = {}
-        found = [[local.setdefault(word, len(local)) for word in words(text)] for text in texts]
+        found = [[local.setdefault(word, len(local)) for word in terms(text)] for text in texts]
         lengths = np.array([len(ids) for ids in found], np.int32)
         ids = np.fromiter((number for row in found for number in row), np.int64, int(lengths.sum()))
         hashes = term_hashes(local)

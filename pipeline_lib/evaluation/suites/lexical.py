@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline_lib.evaluation.suites.models import ModelId
-from pipeline_lib.index.lexical import BM25_B, BM25_K1, words
+from pipeline_lib.index.lexical import BM25_B, BM25_K1, terms, words
 
 MAX_SCORES = 32_000_000  # held at once: 256 MB of float64
 
@@ -26,12 +26,12 @@ class Bm25Model:
         """Scores of every document, (Q, C) for a block of queries; 0 where no word is shared."""
         import bm25s
 
-        corpus = [words(text) for text in documents]
+        corpus = [terms(text) for text in documents]
         index = bm25s.BM25(k1=BM25_K1, b=BM25_B, method="lucene")
         if any(corpus):
             index.index(corpus, show_progress=False)
         for rows in _blocks(len(queries), len(documents)):
-            block = [words(text) for text in queries[rows]]
+            block = [terms(text) for text in queries[rows]]
             scores_QC = np.zeros((len(block), len(corpus)), np.float32)
             for row_C, query in zip(scores_QC, block, strict=True):
                 if query and any(corpus):
@@ -50,7 +50,7 @@ class Bm25Model:
 class TfidfModel:
     """Cosine of TF-IDF vectors, 1 + log(tf)."""
 
-    id = ModelId("tfidf", "tfidf-sublinear-v2")
+    id = ModelId("tfidf", "tfidf-sublinear-v1")
     kinds = ("text_search", "code_search", "classification", "similarity")
 
     def scores(self, queries: Sequence[str], documents: Sequence[str]) -> Iterator[np.ndarray]:

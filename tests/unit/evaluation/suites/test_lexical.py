@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline_lib.evaluation.suites.lexical import Bm25Model, TfidfModel
-from pipeline_lib.index.lexical import words
+from pipeline_lib.index.lexical import terms, words
 
 VERBS, NOUNS = ("read", "write", "merge"), ("matrix", "socket", "cookie")
 CORPUS = [f"def {verb}_{noun}(n): return {noun}" for verb in VERBS for noun in NOUNS]
@@ -23,16 +23,26 @@ def all_scores(model, queries, documents):
         ("parseHTTPHeader_v2", ["parse", "http", "header", "v2"]),
         ("snake_case-Kebab", ["snake", "case", "kebab"]),
         ("Größe über 10 µm", ["größe", "über", "10", "µm"]),
-        ("東京都の天気API", ["東", "京", "都", "の", "天", "気", "東京", "京都", "都の", "の天", "天気", "api"]),
-        ("猫", ["猫"]),
-        ("한국어 검색", ["한국어", "검색"]),
-        ("ภาษา", ["ภ", "า", "ษ", "า", "ภา", "าษ", "ษา"]),
         ("", []),
         ("__ () {}", []),
     ],
 )
 def test_words(text, expected):
     assert words(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("parseHTTPHeader_v2 über 10", ["parse", "http", "header", "v2", "über", "10"]),
+        ("東京都の天気API", ["東", "京", "都", "の", "天", "気", "東京", "京都", "都の", "の天", "天気", "api"]),
+        ("猫", ["猫"]),
+        ("한국어 검색", ["한국어", "검색"]),
+        ("ภาษา", ["ภ", "า", "ษ", "า", "ภา", "าษ", "ษา"]),
+    ],
+)
+def test_terms(text, expected):
+    assert terms(text) == expected
 
 
 @pytest.mark.parametrize("model", [Bm25Model(), TfidfModel()])
