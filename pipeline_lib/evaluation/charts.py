@@ -170,13 +170,15 @@ def trade_off_chart(title: str, panels: Sequence[TradeOff]) -> str:
         figure = _figure(760, 40 + 270 * rows)
         for number, panel in enumerate(panels):
             axes = figure.add_subplot(rows, 2, number + 1, xscale="log", xlabel=panel.name_x)
-            for at, (name, x, value, low, high) in enumerate(sorted(panel.points, key=lambda point: point[1])):
-                colour, ends = _series(names.index(name)), [[max(0.0, value - low)], [max(0.0, high - value)]]
-                axes.errorbar([x], [value], yerr=ends, fmt="o", color=colour, markersize=5, elinewidth=1)
-                if x < max(point[1] for point in panel.points if point[0] == name):
-                    continue  # a curve has its name at its end
+            for name, x, value, low, high in panel.points:
+                colour, bars = _series(names.index(name)), [[max(0.0, value - low)], [max(0.0, high - value)]]
+                axes.errorbar([x], [value], yerr=bars, fmt="o", color=colour, markersize=5, elinewidth=1)
+            # a curve has its name at its end; of two that end close together the better one's stands above
+            ends = {point[0]: point for point in sorted(panel.points, key=lambda point: point[1])}
+            by_value = len(ends) < len(panel.points)
+            for at, (name, x, value, _, _) in enumerate(sorted(ends.values(), key=lambda end: -end[2] if by_value else end[1])):
                 place: dict[str, Any] = {"textcoords": "offset points", "xytext": (6, -11 if at % 2 else 3)}
-                axes.annotate(name, (x, value), color=colour, fontsize=9, **place)
+                axes.annotate(name, (x, value), color=_series(names.index(name)), fontsize=9, **place)
             for name in names:
                 curve = sorted(point[1:3] for point in panel.points if point[0] == name)
                 axes.plot(*zip(*curve, strict=True), color=_series(names.index(name)), linewidth=1.2) if curve else None
