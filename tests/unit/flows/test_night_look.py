@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.logging import disable_run_logger
 from unit.search.candidates import candidate, indexed
 
 from flows import nightly
@@ -68,6 +69,17 @@ def test_a_dump_that_has_lost_too_much_changes_nothing(shrunk: float, most: floa
     told = r"tree: a\.py is the first of 2.* --set nightly\.max_shrink_share=1"
     with pytest.raises(UserError, match=told) if fails else contextlib.nullcontext():
         found.check_shrunk()
+
+
+def test_a_night_and_its_dry_run_heed_what_the_dump_has_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = replace(LOOK, listing="b", changes=Changes(removed=("tree: a.py",), shrunk=0.9))
+    monkeypatch.setattr(nightly, "look", lambda *_: lost)
+    monkeypatch.setattr(nightly, "in_subflow", lambda *_: pytest.fail("it has begun"))
+    params = RunParams(preset="smoke")
+    work = Workspace(tmp_path, Store(tmp_path / "store"), params.resolve())
+    assert "it would fail: the dump has 90% fewer bytes" in nightly.dry_run(work, params).sentence
+    with disable_run_logger(), pytest.raises(UserError, match="90% fewer bytes than last night"):
+        nightly.night(work, params, lambda _: {})
 
 
 @pytest.mark.parametrize(
