@@ -105,7 +105,7 @@ class Look:
             raise UserError(
                 f"{self.name}: the dump has {shrunk:.0%} fewer bytes than last night, more than nightly.max_shrink_share allows"
                 f" ({most:.0%}){gone}. Nothing was changed. Mount or complete the dump; if this is meant, run the night once"
-                " with --set nightly.max_shrink_share=1"
+                " with nightly.max_shrink_share=1 (`--set` of `cpt run`, `set` in the form of a custom run)"
             )
 
     def verdict(self, share: float) -> tuple[bool, str]:

@@ -144,8 +144,7 @@ def opened_dataset(store: Store, ref: DatasetRef) -> Dataset:
 def trained_on_pool(work: Workspace, dataset: Dataset) -> tuple[Artifact, Artifact | None]:
     """The `train` artifact of a dataset, and what its training began from where that was made for it; made on the gpu pool."""
     handover = Handover.of("train", work, dataset)
-    init = str(handover.config["model"]["init"] or "")
-    made = _handed_over(work.config.pools, handover, [init] if init.startswith("/") else [])
+    made = _handed_over(work.config.pools, handover, [str(handover.config["model"]["init"] or "")])
     start = [artifact_of(work.store, name) for name in made.get("start", ())]
     return artifact_of(work.store, made["train"][0]), next(iter(start), None)
 
@@ -157,8 +156,7 @@ def guide_on_pool(work: Workspace, dataset: Dataset, first: Checkpoint | None) -
         first: the first round's checkpoint, where that guides.
     """
     handover = Handover.of("guide", work, dataset, checkpoints=(first.name,) if first else ())
-    model = work.config.guide.model or ""
-    made = _handed_over(work.config.pools, handover, [model] if model.startswith("/") else [])
+    made = _handed_over(work.config.pools, handover, [work.config.guide.model or ""])
     return artifact_of(work.store, made["guide"][0])
 
 
@@ -212,8 +210,10 @@ def cancel_run(run_id: UUID) -> None:
             client.set_flow_run_state(run_id, Cancelled(message=why) if is_waiting else Cancelling(message=why))
 
 
-def _handed_over(pools: PoolsConfig, handover: Handover, places: Iterable[str]) -> Made:
-    with probed(handover.store, tuple(places)) as fitness, get_client(sync_client=True) as client:
+def _handed_over(pools: PoolsConfig, handover: Handover, starts: Iterable[str]) -> Made:
+    """What the pool's run made; both machines have to see those of the models that are folders."""
+    places = tuple(start for start in starts if start.startswith("/"))
+    with probed(handover.store, places) as fitness, get_client(sync_client=True) as client:
         return _PoolRun(client, pools, handover.model_copy(update={"fitness": asdict(fitness)})).result()
 
 

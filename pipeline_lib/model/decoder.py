@@ -54,7 +54,7 @@ class Regions(NamedTuple):
     after: Callable[[Block, Tensor, Tensor], Tensor]
 
 
-class How(NamedTuple):
+class ForwardOptions(NamedTuple):
     """How a forward is computed.
 
     Attributes:
@@ -71,7 +71,11 @@ class How(NamedTuple):
 
 
 def pooled_states(
-    backbone: PreTrainedModel, ids: Tensor, lengths_B: Tensor, tokens_SD: Tensor | None = None, how: How | None = None
+    backbone: PreTrainedModel,
+    ids: Tensor,
+    lengths_B: Tensor,
+    tokens_SD: Tensor | None = None,
+    options: ForwardOptions | None = None,
 ) -> Tensor:
     """Last hidden states (after the final norm) of each row, pooled: (B, D).
 
@@ -81,7 +85,7 @@ def pooled_states(
         lengths_B: int64, 1 to L; kept on the host they are not waited for.
         tokens_SD: the token embeddings of `ids`, row by row, where the caller looked them up already.
     """
-    regions, checkpointed, pooling, skipped_B = how or How()
+    regions, checkpointed, pooling, skipped_B = options or ForwardOptions()
     family, regions = FAMILIES[type(backbone)], regions or REGIONS
     if tokens_SD is None:
         tokens_SD = backbone.get_input_embeddings()(ids.reshape(-1))

@@ -212,8 +212,8 @@ class Encoder(nn.Module):
 
     def _lean(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
         skipped_B = prompt_tokens(self.prompts, ids_BL, lengths_B) if self.pooling == "mean" else None
-        how = decoder.How(self._regions, self.checkpointed, self.pooling, skipped_B)
-        return decoder.pooled_states(self.backbone, ids_BL, lengths_B, tokens_TD, how)
+        options = decoder.ForwardOptions(self._regions, self.checkpointed, self.pooling, skipped_B)
+        return decoder.pooled_states(self.backbone, ids_BL, lengths_B, tokens_TD, options)
 
     def _own(self, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
         if ids_BL.dim() == 1:  # a row beyond a sliding window

@@ -45,7 +45,7 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, grad_SD: Tensor) -> tuple[Tensor | None, ...]:
         hidden_SD, weight_D, scale_S1 = ctx.saved_tensors
         z_SD = hidden_SD * scale_S1
-        grad_D = (grad_SD * z_SD).flatten(0, -2).sum(dim=0)
+        grad_D = (grad_SD * z_SD).flatten(0, -2).sum(dim=0) if ctx.needs_input_grad[1] else None  # frozen beside adapters
         grad_z_SD = grad_SD * weight_D
         shared_S1 = (grad_z_SD * z_SD).mean(dim=-1, keepdim=True)
         return grad_z_SD.sub_(z_SD.mul_(shared_S1)).mul_(scale_S1), grad_D, None

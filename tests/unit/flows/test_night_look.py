@@ -66,7 +66,7 @@ def test_an_index_of_nothing_cannot_be_updated() -> None:
 )
 def test_a_dump_that_has_lost_too_much_changes_nothing(shrunk: float, most: float, fails: bool) -> None:
     found = replace(LOOK, max_shrink_share=most, changes=Changes(removed=("tree: a.py", "tree: b.py"), shrunk=shrunk))
-    told = r"tree: a\.py is the first of 2.* --set nightly\.max_shrink_share=1"
+    told = r"tree: a\.py is the first of 2.* with nightly\.max_shrink_share=1"
     with pytest.raises(UserError, match=told) if fails else contextlib.nullcontext():
         found.check_shrunk()
 
