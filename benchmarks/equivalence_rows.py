@@ -26,14 +26,12 @@ from transformers.pytorch_utils import Conv1D
 from pipeline_lib.config.lora import LoraConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.model import loss as loss_module
-from pipeline_lib.model import prefixes
 from pipeline_lib.model.adapter import Adapter, adapter_of, rows_of
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.grad_cache import BatchLoss, batch_gradients, no_hook
 from pipeline_lib.model.lora import attach
-from pipeline_lib.model.loss import Guidance, PairHashes, contrastive_loss
+from pipeline_lib.model.loss import Guidance, PairHashes, contrastive_loss, over_prefixes
 from pipeline_lib.model.micro_batches import MicroBatch, cut_micro_batches
-from pipeline_lib.model.prefixes import over_prefixes
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.train import distributed
 from pipeline_lib.train.distributed import Ranks, gather_sides, sum_gradients
@@ -332,7 +330,7 @@ def gradients(row: Row, precision: str, ranks: Ranks) -> Gradients:
     def loss_of(emb_ND: Tensor) -> Tensor:
         return over_prefixes(of_vectors, *gather_sides(emb_ND, sizes, n_negatives, ranks), row.prefixes)
 
-    bare = mock.patch.object(prefixes, "prefix", lambda vectors_ND, dim: vectors_ND[:, :dim])
+    bare = mock.patch.object(loss_module, "prefix", lambda vectors_ND, dim: vectors_ND[:, :dim])
     tile = mock.patch.object(loss_module, "TILE_LOGITS", row.tile or loss_module.TILE_LOGITS)
     detached = mock.patch.object(distributed._GatherRows, "backward", _own_rows_only)
     broken = {"detached": detached, "not normalised": bare}.get(row.broken, contextlib.nullcontext())

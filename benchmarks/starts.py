@@ -46,7 +46,7 @@ def measure(root: Path, name: str, options: argparse.Namespace) -> float:
     from pipeline_lib.config.data import ShardConfig
     from pipeline_lib.config.presets import preset
     from pipeline_lib.model.checkpoint import start_weights
-    from pipeline_lib.model.pooling import cut_config
+    from pipeline_lib.model.given import cut_config
     from pipeline_lib.store.store import Store
     from pipeline_lib.tokens.shards import write_shards
     from pipeline_lib.tokens.tokenizer import adopt_tokenizer

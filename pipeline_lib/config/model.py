@@ -110,10 +110,11 @@ class ModelConfig(StageConfig):
     heads: int = Field(4, description="Attention heads.", ge=1)
     inner: int = Field(1024, description="Width of the feed-forward layers.", ge=8)
     positions: int = Field(160, description="Longest input (tokens).", ge=8)
-    pooling: Literal["last", "mean"] = added(
+    pooling: Literal["last", "mean", "idf_mean"] = added(
         "last",
         description="Pooling of the last layer. last: the state at the closing delimiter (the paper's); mean: the mean over all"
-        " tokens, which needs fewer pairs from a language model on (docs/results/lm.md).",
+        " tokens, which needs fewer pairs from a language model on (docs/results/lm.md); idf_mean: that mean, each token"
+        " weighted by its inverse document frequency, counted on the training pairs and kept with the model.",
     )
     dropout: float = Field(0.0, description="Dropout rate on embeddings, attention output and feed-forward output.", ge=0, lt=1)
     lora: LoraConfig = added(LoraConfig())

@@ -4,6 +4,7 @@
     1_Dense/                         where fewer dimensions are published than the weights give: the first ones
     query/, document/                a side's tokenizer, with a transformer of no layers and width 1 beside it
     encoder/                         the weights, stored once; a plain AutoModel folder
+    token_weights/                   where the mean weighs tokens: their weights, by their words
     pooling/, 1_Normalize/           of a start of sentence-transformers in their place its own modules, 1_Pooling/ and so on
     model.onnx, search.json          the same for onnxruntime, and what a reader without transformers must know
     model.int8.onnx                  where it was asked for: its weights in 8 bits, for queries
@@ -37,19 +38,12 @@ from pipeline_lib.export.onnx import NO_PROMPTS, pad, run_onnx, write_onnx
 from pipeline_lib.export.quantized import FILE as INT8_FILE
 from pipeline_lib.export.quantized import measure_int8, write_int8
 from pipeline_lib.export.self_test import TEXTS as SELF_TEST_TEXTS
-from pipeline_lib.export.self_test import write_self_test
+from pipeline_lib.export.self_test import weights_digest, write_self_test
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
+from pipeline_lib.model.given import EmbeddingHead, longest_input, truncated_head, truncating_dense
 from pipeline_lib.model.lora import weights_folder
-from pipeline_lib.model.pooling import (
-    EmbeddingHead,
-    longest_input,
-    save_prompts,
-    truncated_head,
-    truncating_dense,
-    write_json,
-)
-from pipeline_lib.model.prefixes import DIM_FIELD
+from pipeline_lib.model.pooling import DIM_FIELD, write_json
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import sha256_file
@@ -62,6 +56,7 @@ from pipeline_lib.tokens.sentence_transformer import DOCUMENT_PROMPTS, SETTINGS_
 STAGE = Stage(name="export", version=5)
 SIDES: dict[str, Side] = {"query": "x", "document": "y"}
 ONNX_TOLERANCE = 1e-4
+IDF_FOLDER = "token_weights"
 
 
 class ExportKey(StageConfig):
@@ -140,8 +135,8 @@ class _Folder:
         _copy(self.source / "model.safetensors", self.place / "encoder" / "model.safetensors")
         own = {DIM_FIELD: self.width} if self.truncated and not self.encoder.head else {}
         write_json(self.place / "encoder" / "config.json", _read_json(self.source / "config.json") | own)
-        if self.encoder.prompts:
-            save_prompts(self.place / "encoder", self.encoder.prompts)
+        if not self.encoder.head:
+            self.encoder.save_beside(self.place / "encoder")
         write_json(self.place / "encoder" / "sentence_bert_config.json", _TRANSFORMER_MODULE | self._own_lengths())
         # sentence-transformers asks every transformer for a tokenizer; where each side has its own, this one is never called
         self._write_tokenizer("encoder", max(self.max_tokens, key=lambda name: self.max_tokens[name]))
@@ -268,14 +263,16 @@ class _Folder:
 
     def _write_modules(self) -> None:
         base, dense = "sentence_transformers.base.modules", "sentence_transformers.sentence_transformer.modules"
+        weights = self._write_token_weights()
         router = {
             "types": {
                 "query": f"{base}.transformer.Transformer",
                 "encoder": f"{base}.transformer.Transformer",
                 "pooling": f"{dense}.pooling.Pooling",
                 "document": f"{base}.transformer.Transformer",
+                **dict.fromkeys(weights, f"{dense}.word_weights.WordWeights"),
             },
-            "structure": {name: [name, "encoder", "pooling"] for name in SIDES},
+            "structure": {name: [name, "encoder", *weights, "pooling"] for name in SIDES},
             # plain encode() is for symmetric tasks, which use the x side as the evaluation does
             "parameters": {"default_route": "query", "allow_empty_key": True, "route_mappings": {}},
         }
@@ -284,7 +281,7 @@ class _Folder:
         modules = [
             {"idx": at, "name": str(at), "path": path, "type": f"{base}.{kind}"} for at, (path, kind) in enumerate(kinds)
         ]
-        mode = {"last": "lasttoken", "mean": "mean"}[self.encoder.pooling]
+        mode = {"last": "lasttoken", "mean": "mean", "idf_mean": "mean"}[self.encoder.pooling]
         width = int(self.encoder.backbone.config.hidden_size)
         pooling = {"embedding_dimension": width, "pooling_mode": mode, "include_prompt": not self.encoder.prompts}
         embedding = "sentence_embedding"
@@ -296,30 +293,35 @@ class _Folder:
         if self.truncated:
             cut = self.place / kinds[1][0]
             write_json(cut / "config.json", truncating_dense(width, self.width) | normalize)
-            weights = {"linear.weight": np.eye(self.width, width, dtype=np.float32)}
-            (cut / "model.safetensors").write_bytes(save_tensors(weights, metadata={"format": "pt"}))
-        said: dict[str, Any] = {
-            "model_type": "SentenceTransformer",
-            "prompts": {},
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
-        }
+            unit = {"linear.weight": np.eye(self.width, width, dtype=np.float32)}
+            (cut / "model.safetensors").write_bytes(save_tensors(unit, metadata={"format": "pt"}))
+        said: dict[str, Any] = {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
+        said |= {"prompts": {}, "default_prompt_name": None}
         write_json(self.place / SETTINGS_FILE, self._with_prompts(said) | self.truncated)
+
+    def _write_token_weights(self) -> list[str]:
+        """The library's module that weighs tokens before the mean, which reads them by their words; [] where none are."""
+        weights_V = self.encoder.token_weights_V
+        if weights_V is None:
+            return []
+        words = {id_: word for word, id_ in self.tokenizer.tokenizer.get_vocab().items()}
+        names = [words.get(id_, f"[{id_}]") for id_ in range(len(weights_V))]  # a table may have rows that no word has
+        config = {"vocab": names, "word_weights": dict(zip(names, weights_V.tolist(), strict=True)), "unknown_word_weight": 1.0}
+        write_json(self.place / IDF_FOLDER / "config.json", config)
+        return [IDF_FOLDER]
 
     def _with_prompts(self, said: dict[str, Any]) -> dict[str, Any]:
         """The library's settings with the prompts that the model was trained with; a start's other ones stay beside them."""
         own = self.tokenizer.delimiters
         prompts = {name: own.prompt(side) for name, side in SIDES.items()}
         others = said["prompts"]
-        if self._prompts_differ(prompts, others):  # a document's prompt has other names too, which would have their say
+        # a document's prompt has other names too, which would have their say
+        if any(others.get(name) != prompt for name, prompt in prompts.items()):
             others = {name: text for name, text in others.items() if name not in DOCUMENT_PROMPTS}
         for task, of_sides in own.tasks.items():
             prompts |= {prompt_name(task, name): of_sides[side] for name, side in SIDES.items() if side in of_sides}
         default = own.default_prompt or said["default_prompt_name"]
         return said | {"prompts": others | prompts, "default_prompt_name": default}
-
-    def _prompts_differ(self, prompts: dict[str, str], others: dict[str, str]) -> bool:
-        return any(others.get(name) != prompt for name, prompt in prompts.items())
 
     def _token_ids(self, name: str) -> list[list[int]]:
         return self.tokenizer.encode(SELF_TEST_TEXTS, SIDES[name], self.max_tokens[name])
@@ -331,17 +333,14 @@ class _Folder:
             ids_BL, lengths_B = map(torch.from_numpy, pad(self._token_ids(name)))
             with torch.no_grad():
                 vectors[name] = self.encoder(ids_BL, lengths_B).numpy()
-        write_self_test(self.place, {name: self._token_ids(name) for name in SIDES}, vectors, self._weights_sha256())
+        write_self_test(self.place, {name: self._token_ids(name) for name in SIDES}, vectors, weights_digest(self.place))
         return vectors
-
-    def _weights_sha256(self) -> str:
-        return sha256_file(self.place / "encoder" / "model.safetensors")
 
     def _write_onnx(self, vectors: dict[str, np.ndarray]) -> None:
         path = self.place / "model.onnx"
         if self.encoder.prompts:
             raise UserError(NO_PROMPTS)
-        write_onnx(self.encoder.backbone, path, self.encoder.head)
+        write_onnx(self.encoder.backbone, path, self.encoder.head, self.encoder.token_weights_V)
         for name, expected in vectors.items():
             gap = float(np.abs(run_onnx(path, self._token_ids(name)) - expected).max())
             if not gap <= ONNX_TOLERANCE:
@@ -361,7 +360,7 @@ class _Folder:
                 "dim": self.width,
                 **sides,
                 "model_sha256": sha256_file(path),
-                "weights_sha256": self._weights_sha256(),
+                "weights_sha256": weights_digest(self.place),
             },
         )
 

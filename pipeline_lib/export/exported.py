@@ -15,12 +15,11 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline_lib.errors import CorruptArtifact
-from pipeline_lib.export.self_test import SelfTest
+from pipeline_lib.export.self_test import SelfTest, weights_digest
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.micro_batches import embed_ids
 from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
-from pipeline_lib.store.files import sha256_file
 from pipeline_lib.tokens.delimiters import Delimiters, Side
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.sentence_transformer import SETTINGS_FILE, task_prompts
@@ -66,7 +65,7 @@ class ExportedModel:
         self.folder = folder
         self_test = SelfTest.read(folder)
         weights = folder / "encoder" / "model.safetensors"
-        got = sha256_file(weights) if weights.is_file() else "no file"
+        got = weights_digest(folder) if weights.is_file() else "no file"
         if got != self_test.weights_sha256:
             raise CorruptArtifact(f"{weights}: sha256 is {got}, exported was {self_test.weights_sha256}; export it again")
         # modules of sentence-transformers are a model's own, or say how its sides share an encoder

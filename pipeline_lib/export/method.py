@@ -98,7 +98,8 @@ def _start(config: RunConfig, facts: Mapping[str, Any]) -> list[tuple[str, bool]
 
 
 def _pooling(pooling: str) -> str:
-    return "pooling at the last token" if pooling == "last" else f"{pooling} pooling"
+    named = {"last": "pooling at the last token", "idf_mean": "mean pooling by inverse document frequency"}
+    return named.get(pooling, f"{pooling} pooling")
 
 
 def _pairs(config: RunConfig) -> list[tuple[str, bool]]:

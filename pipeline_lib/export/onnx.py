@@ -20,9 +20,9 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 from pipeline_lib.errors import UserError
 from pipeline_lib.model import decoder
 from pipeline_lib.model.families import FAMILIES, block_of, family_of
+from pipeline_lib.model.given import EmbeddingHead
 from pipeline_lib.model.pooled_attention import by_head, joint_projection
-from pipeline_lib.model.pooling import EmbeddingHead, pool, pooling_of
-from pipeline_lib.model.prefixes import prefix, truncated_to
+from pipeline_lib.model.pooling import pool, pooling_of, prefix, truncated_to
 
 INPUTS = ("input_ids", "lengths")
 OUTPUT = "sentence_embedding"
@@ -31,8 +31,13 @@ NO_PROMPTS = "its pooling leaves prompts out, which the graph cannot tell"
 MAX_BYTES = 2**31 - 1  # a protobuf message cannot be larger
 
 
-def write_onnx(backbone: nn.Module, path: Path, head: EmbeddingHead | None = None) -> None:
+def write_onnx(
+    backbone: nn.Module, path: Path, head: EmbeddingHead | None = None, token_weights_V: Tensor | None = None
+) -> None:
     """Write the backbone, its pooling, or a head of its own, and normalisation as one ONNX file of dynamic batch and length.
+
+    Args:
+        token_weights_V: of each token in a mean that weighs them.
 
     Raises:
         UserError: the model is too large for one file, or torch's exporter cannot write its architecture.
@@ -42,15 +47,17 @@ def write_onnx(backbone: nn.Module, path: Path, head: EmbeddingHead | None = Non
         raise UserError(f"model.onnx would hold {size:,} bytes, at most {MAX_BYTES:,} fit one file")
     if head and head.prompts:
         raise UserError(NO_PROMPTS)
-    model = _exported(_EmbeddingGraph(backbone, head).eval())
+    model = _exported(_EmbeddingGraph(backbone, head, token_weights_V).eval())
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 class _EmbeddingGraph(nn.Module):
     """What the exporter traces: the encoder's mathematics in operators that ONNX has."""
 
-    def __init__(self, backbone: nn.Module, head: EmbeddingHead | None) -> None:
+    def __init__(self, backbone: nn.Module, head: EmbeddingHead | None, token_weights_V: Tensor | None) -> None:
         super().__init__()
+        self.token_weights_V: Tensor | None
+        self.register_buffer("token_weights_V", token_weights_V)
         self.backbone, self.head = backbone, head
         self.pooling = pooling_of(backbone)
         config: Any = backbone.config
@@ -65,8 +72,11 @@ class _EmbeddingGraph(nn.Module):
             mask_BL = (torch.arange(input_ids.shape[1])[None, :] < lengths[:, None]).long()
             options = {} if self.head else {"use_cache": False}
             hidden_BLD = self.backbone(input_ids=input_ids, attention_mask=mask_BL, **options).last_hidden_state
-            own = self.head
-            pooled_BD = own(hidden_BLD, input_ids, lengths) if own else pool(hidden_BLD, lengths, self.pooling)
+            if self.head:
+                pooled_BD = self.head(hidden_BLD, input_ids, lengths)
+            else:
+                weights_BL = None if self.token_weights_V is None else self.token_weights_V[input_ids]
+                pooled_BD = pool(hidden_BLD, lengths, self.pooling, weights_BL=weights_BL)
         return prefix(pooled_BD.float(), self.width)
 
 

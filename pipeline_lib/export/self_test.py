@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline_lib.errors import CorruptArtifact
+from pipeline_lib.store.files import digest_of, sha256_file
 
 FILE = "self_test.json"
 VERSION = 2
@@ -41,6 +42,13 @@ class Loaded(Protocol):
         ...
 
 
+def weights_digest(folder: Path) -> str:
+    """The sha256 of an export's encoder/model.safetensors, or where its mean weighs tokens of that and of their weights."""
+    paths = [folder / "encoder" / name for name in ("model.safetensors", "token_weights.safetensors")]
+    found = [sha256_file(path) for path in paths if path.is_file()]
+    return found[0] if len(found) == 1 else digest_of(found)
+
+
 def write_self_test(
     folder: Path, ids: Mapping[str, list[list[int]]], vectors: Mapping[str, np.ndarray], weights_sha256: str
 ) -> None:
@@ -50,7 +58,7 @@ def write_self_test(
         folder: of the export.
         ids: side to the token ids of each of `TEXTS`.
         vectors: side to their vectors (N, D).
-        weights_sha256: of the file of weights; it tells of rows of the vocabulary too that no text here uses.
+        weights_sha256: of `weights_digest`; it tells of rows of the vocabulary too that no text here uses.
     """
     sides = {
         side: {
@@ -96,7 +104,7 @@ class SelfTest:
 
     @property
     def weights_sha256(self) -> str:
-        """The digest of encoder/model.safetensors."""
+        """What `weights_digest` gave of the export."""
         return str(self.record["weights_sha256"])
 
     def check(self, model: Loaded, sides: Mapping[str, Any]) -> None:

@@ -31,10 +31,16 @@ WRAPPED = {
 STATES = {
     "last": "the last layer's state at the closing\ndelimiter,",
     "mean": "the mean of the last layer's states,",
+    "idf_mean": "the mean of the last layer's states,\nweighted by the inverse document frequency of their tokens,",
 }
 POOLED = {
     "last": ('last = batch["attention_mask"].sum(1) - 1', "states[torch.arange(len(last)), last]"),
     "mean": ('mask = batch["attention_mask"][:, :, None]', "(states * mask).sum(1) / mask.sum(1)"),
+    "idf_mean": (
+        'weights = load_file(f"{folder}/encoder/token_weights.safetensors")["weights"][batch["input_ids"]]\n'
+        'mask = (weights * batch["attention_mask"])[:, :, None]',
+        "(states * mask).sum(1) / mask.sum(1)",
+    ),
 }
 TEXTS = '["parse an ISO 8601 date", ""]'
 WITHOUT_WEIGHTS = {"Normalize", "Dropout"}
@@ -61,6 +67,7 @@ def _of_delimiters(figures: Mapping[str, Any]) -> str:
         prompt=f"prompt = {before.get('query', '')!r}  # of a query\n" if before else "",
         texts=f"[prompt + text for text in {TEXTS}]" if before else TEXTS,
         line=line,
+        reader="from safetensors.torch import load_file\n" if "load_file" in line else "",
         expression=f"({expression})[:, :{figures['dim']}]" if "whole_dim" in figures else expression,
     )
 
@@ -116,7 +123,7 @@ With transformers alone:
 
 ```python
 import torch
-from transformers import AutoModel, AutoTokenizer
+{reader}from transformers import AutoModel, AutoTokenizer
 
 folder, side = "path/to/this/folder", "query"  # or "document"
 {prompt}tokenizer = AutoTokenizer.from_pretrained(f"{{folder}}/{{side}}")

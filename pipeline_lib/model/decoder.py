@@ -60,14 +60,16 @@ class ForwardOptions(NamedTuple):
     Attributes:
         regions: compiled ones.
         checkpointed: a block keeps its input alone, and is computed again on the way back.
-        pooling: "last", at the last token of each row, or "mean".
+        pooling: "last", at the last token of each row, or "mean" or "idf_mean".
         skipped_B: int64, tokens at the beginning of each row that the mean leaves out, a prompt's.
+        weights_V: of each token of the vocabulary in the mean, above 0; None: all alike.
     """
 
     regions: Regions | None = None
     checkpointed: bool = False
     pooling: Pooling = "last"
     skipped_B: Tensor | None = None
+    weights_V: Tensor | None = None
 
 
 def pooled_states(
@@ -85,11 +87,13 @@ def pooled_states(
         lengths_B: int64, 1 to L; kept on the host they are not waited for.
         tokens_SD: the token embeddings of `ids`, row by row, where the caller looked them up already.
     """
-    regions, checkpointed, pooling, skipped_B = options or ForwardOptions()
+    regions, checkpointed, pooling, skipped_B, weights_V = options or ForwardOptions()
     family, regions = FAMILIES[type(backbone)], regions or REGIONS
+    weights = None if weights_V is None else weights_V[ids]  # of the same arrangement
     if tokens_SD is None:
         tokens_SD = backbone.get_input_embeddings()(ids.reshape(-1))
     if ids.dim() == 2 and not family.positions:
+        weights = weights if weights is None else _real_tokens(weights.reshape(-1), ids.shape[1], lengths_B)
         tokens_SD, ids = _real_tokens(tokens_SD, ids.shape[1], lengths_B), ids.new_empty(0)
     layout = None
     if ids.dim() == 1:
@@ -102,11 +106,11 @@ def pooled_states(
         parts = (block, hidden, rotation, layout, regions)
         hidden = checkpoint(full_block, *parts, use_reentrant=False) if checkpointed else full_block(*parts)
     last_norm = attrgetter(family.last_norm)(backbone)
-    if pooling == "mean":
+    if pooling != "last":
         states = last_norm(hidden)
         if layout is None:
-            return pool(states, lengths_B.to(states.device), pooling, skipped_B)
-        return _mean(states, layout, skipped_B)
+            return pool(states, lengths_B.to(states.device), pooling, skipped_B, weights)
+        return _mean(states, layout, skipped_B, weights)
     if layout is None:
         module = blocks_of(backbone, family)[-1]
         last_BD, attended_BD = attend_pooled(cast(GPT2Block, module), hidden, lengths_B.to(hidden.device))
@@ -115,22 +119,30 @@ def pooled_states(
     return last_norm(regions.after(blocks[-1], last_BD, attended_BD))
 
 
-def _mean(states_TD: Tensor, layout: Layout, skipped_B: Tensor | None) -> Tensor:
+def _mean(states_TD: Tensor, layout: Layout, skipped_B: Tensor | None, weights_T: Tensor | None) -> Tensor:
     """The mean over each row's own tokens, (B, D) in float32."""
-    lengths_B = layout.cu_lengths.diff().long()
+    lengths_B, states_TD = layout.cu_lengths.diff().long(), states_TD.float()
     if skipped_B is not None:
         taken_T = layout.positions_T >= skipped_B.repeat_interleave(lengths_B, output_size=len(states_TD))
-        states_TD, lengths_B = states_TD.index_select(0, taken_T.nonzero().squeeze(1)), lengths_B - skipped_B
-    return torch.segment_reduce(states_TD.float(), "mean", lengths=lengths_B, unsafe=True)  # whose check waits for a GPU
+        places = taken_T.nonzero().squeeze(1)
+        states_TD, lengths_B = states_TD.index_select(0, places), lengths_B - skipped_B
+        weights_T = weights_T if weights_T is None else weights_T[places]
+    if weights_T is None:
+        return _reduced(states_TD, "mean", lengths_B)
+    return _reduced(states_TD * weights_T[:, None], "sum", lengths_B) / _reduced(weights_T, "sum", lengths_B)[:, None]
 
 
-def _real_tokens(tokens_SD: Tensor, n_columns: int, lengths_B: Tensor) -> Tensor:
-    """The embeddings without those of padding."""
+def _reduced(values: Tensor, how: str, lengths_B: Tensor) -> Tensor:
+    return torch.segment_reduce(values, how, lengths=lengths_B, unsafe=True)  # whose check waits for a GPU
+
+
+def _real_tokens(values_S: Tensor, n_columns: int, lengths_B: Tensor) -> Tensor:
+    """What there is of every token (S, ...), embeddings say, without that of padding."""
     lengths_B = lengths_B.cpu()
     is_real = torch.arange(n_columns) < lengths_B[:, None]
     if bool(is_real.all()):
-        return tokens_SD
-    return tokens_SD.index_select(0, to_device(is_real.flatten().nonzero().squeeze(1), tokens_SD.device))
+        return values_S
+    return values_S.index_select(0, to_device(is_real.flatten().nonzero().squeeze(1), values_S.device))
 
 
 def _first_states(

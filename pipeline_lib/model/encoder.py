@@ -21,22 +21,29 @@ from pipeline_lib.model import decoder
 from pipeline_lib.model.adapter import add_token_gradients, look_up
 from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.model.families import family_of, longest_row
-from pipeline_lib.model.pooling import (
+from pipeline_lib.model.given import (
     EmbeddingHead,
-    Pooling,
-    Prompt,
     cut_config,
+    draw_delimiters,
     load_head,
     load_transformer,
     longest_input,
+)
+from pipeline_lib.model.pooling import (
+    IDF_FILE,
+    Pooling,
+    Prompt,
     pool,
     pooling_of,
+    prefix,
     prompt_tokens,
     save_prompts,
+    save_token_weights,
     saved_prompts,
+    saved_token_weights,
     set_pooling,
+    truncated_to,
 )
-from pipeline_lib.model.prefixes import prefix, truncated_to
 from pipeline_lib.runtime.machine import Precision, cpu_has_fast_bfloat16, keep_few_primitives
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer, read_sentence_transformer
 
@@ -64,8 +71,9 @@ class Encoder(nn.Module):
         backbone: what `AutoModel` built or loaded, all of it saved by `save`.
         log_scale: tau of the paper, the logarithm of the inverse temperature; trained, but no part of the saved backbone.
         precision: of matrix products; weights, norms and embeddings stay float32.
-        pooling: "last" or "mean"; the latter is written into config.json, where a loaded folder has it from.
+        pooling: "last", "mean" or "idf_mean"; a mean is written into config.json, where a loaded folder has it from.
         prompts: that its own mean leaves out; of a head, see there.
+        token_weights_V: of each token in the mean, for "idf_mean"; counted once, on what is trained first, and kept with it.
         checkpointed: a layer keeps its input alone and is computed again on the way back.
         fused: decoder.py's forward, where the backbone's family is described there; else its own.
         packed: whoever cuts micro-batches for this encoder should lay them end to end; `fused` only.
@@ -81,6 +89,8 @@ class Encoder(nn.Module):
             set_pooling(backbone, pooling)
         self.pooling: Pooling = head.poolings[0] if head else pooling_of(backbone)
         self.prompts: tuple[Prompt, ...] = ()
+        self.token_weights_V: Tensor | None
+        self.register_buffer("token_weights_V", None, persistent=False)  # follows the weights to a device
         self.checkpointed = False
         self._regions = decoder.REGIONS
         self._is_causal = family_of(backbone) is not None  # known to be, so that its own forward needs no mask either
@@ -103,7 +113,9 @@ class Encoder(nn.Module):
             return cls._of_sentence_transformer(config, tokenizer)
         if config.init:
             backbone = _load_backbone(Path(config.init), config.keep_layers)
-            return cls(_adapted(backbone, config, tokenizer, seed), config.pooling)
+            encoder = cls(_adapted(backbone, config, tokenizer, seed), config.pooling)
+            encoder.take_token_weights(Path(config.init))
+            return encoder
         if config.keep_layers:
             raise UserError("model.keep_layers cuts a given model, and none is given: set model.layers, or give model.init")
         with torch.random.fork_rng():
@@ -123,6 +135,7 @@ class Encoder(nn.Module):
         if not is_sentence_transformer(folder):
             encoder = cls(_load_backbone(folder)).eval()
             encoder.prompts = saved_prompts(folder)
+            encoder.take_token_weights(folder)
             return encoder
         model = read_sentence_transformer(folder)
         backbone = load_transformer(model.transformer)
@@ -150,6 +163,32 @@ class Encoder(nn.Module):
         if not self.head:
             self.prompts = tuple(tokenizer.left_out())
 
+    @property
+    def lacks_token_weights(self) -> bool:
+        """The pooling needs weights of tokens that nobody has counted yet."""
+        return self.head is None and self.pooling == "idf_mean" and self.token_weights_V is None
+
+    def take_token_weights(self, folder: Path) -> None:
+        """Take the weights of tokens in the mean from a folder that `save` wrote, where it has some.
+
+        Raises:
+            CorruptArtifact: they are damaged, or of another vocabulary.
+        """
+        if self.head or self.pooling != "idf_mean":
+            return
+        weights_V = saved_token_weights(folder)
+        n_ids = int(self.backbone.config.vocab_size)
+        if weights_V is not None and len(weights_V) != n_ids:
+            raise CorruptArtifact(f"{folder}: {IDF_FILE} has {len(weights_V):,} weights for {n_ids:,} tokens")
+        self.token_weights_V = weights_V
+
+    def save_beside(self, folder: Path) -> None:
+        """Write what pooling needs beside weights and config.json: prompts that it leaves out, and weights of tokens."""
+        if self.prompts and self.pooling != "last":
+            save_prompts(folder, self.prompts)
+        if self.token_weights_V is not None:
+            save_token_weights(folder, self.token_weights_V)
+
     def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Write config.json and model.safetensors, as `AutoModel.from_pretrained` reads them.
 
@@ -160,8 +199,8 @@ class Encoder(nn.Module):
         self.backbone.save_pretrained(folder, state_dict=weights, max_shard_size=ONE_FILE)
         if self.head:
             self.head.save(folder)
-        elif self.prompts and self.pooling != "last":
-            save_prompts(folder, self.prompts)
+        else:
+            self.save_beside(folder)
 
     @property
     def width(self) -> int:
@@ -211,8 +250,9 @@ class Encoder(nn.Module):
         return cast(nn.Embedding, self.backbone.get_input_embeddings())
 
     def _lean(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
-        skipped_B = prompt_tokens(self.prompts, ids_BL, lengths_B) if self.pooling == "mean" else None
-        options = decoder.ForwardOptions(self._regions, self.checkpointed, self.pooling, skipped_B)
+        skipped_B = prompt_tokens(self.prompts, ids_BL, lengths_B) if self.pooling != "last" else None
+        how = (self._regions, self.checkpointed, self.pooling, skipped_B, self.token_weights_V)
+        options = decoder.ForwardOptions(*how)
         return decoder.pooled_states(self.backbone, ids_BL, lengths_B, tokens_TD, options)
 
     def _own(self, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
@@ -226,7 +266,8 @@ class Encoder(nn.Module):
             return self.head(self.backbone(ids_BL, attention_mask=mask_BL.long()).last_hidden_state, ids_BL, lengths_B)
         mask = None if self._is_causal else mask_BL.long()  # no token sees the padding behind it
         states_BLD = self.backbone(ids_BL, attention_mask=mask, use_cache=False).last_hidden_state
-        return pool(states_BLD, lengths_B, self.pooling, prompt_tokens(self.prompts, ids_BL, lengths_B))
+        weights_BL = None if self.token_weights_V is None else self.token_weights_V[ids_BL]
+        return pool(states_BLD, lengths_B, self.pooling, prompt_tokens(self.prompts, ids_BL, lengths_B), weights_BL)
 
     def _check_length(self, n_tokens: int) -> None:
         if self._longest is not None and n_tokens > self._longest:
@@ -318,40 +359,6 @@ def _check_causal(backbone: PreTrainedModel, folder: str) -> None:
             f"{folder}: a token changes the states before it, so that this is no causal language model "
             f"({backbone.config.model_type}); give one, e.g. GPT-2, GPT-NeoX, Llama or Qwen"
         )
-
-
-SAME_ROW = 0.1  # of the length of the table's deviation: nearer rows were never trained apart
-
-
-@torch.no_grad()
-def draw_delimiters(model: PreTrainedModel, tokenizer: PairTokenizer, seed: int) -> None:
-    """Make the table reach over every id of the tokenizer, and draw the rows of appended delimiters apart from each other.
-
-    A row is the mean of the table's own plus noise of their deviation, by dimension: as any word's, for all that a model can
-    tell. From the mean alone, x and y of one text would begin as the same vector, and so would their gradients. Rows that the
-    table has already (padding of its vocabulary, or an earlier training) stay where they are apart.
-    """
-    n_words = int(model.config.vocab_size)
-    if tokenizer.vocab_size > n_words:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model.resize_token_embeddings(tokenizer.vocab_size, mean_resizing=False)
-    if not tokenizer.appended:
-        return
-    rows = torch.tensor(tokenizer.appended)
-    for table_VD in {id(table): table for table in _tables(model)}.values():
-        words_VD = table_VD[: min(n_words, *tokenizer.appended)]
-        deviation_D = words_VD.std(dim=0)
-        distances = nn.functional.pdist(table_VD[rows])
-        if max(tokenizer.appended) >= n_words or (distances < SAME_ROW * deviation_D.norm()).any():
-            noise_RD = torch.randn((len(rows), len(deviation_D)), generator=torch.Generator().manual_seed(seed))
-            table_VD[rows] = words_VD.mean(dim=0) + noise_RD * deviation_D
-
-
-def _tables(model: PreTrainedModel) -> list[Tensor]:
-    """The weights of the token table and of the head for words, where there is one; one tensor twice where they are tied."""
-    modules = (model.get_input_embeddings(), model.get_output_embeddings())
-    return [cast(nn.Embedding, module).weight for module in modules if module is not None]
 
 
 def _adapted(backbone: PreTrainedModel, config: ModelConfig, tokenizer: PairTokenizer, seed: int) -> PreTrainedModel:

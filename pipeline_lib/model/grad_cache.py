@@ -122,7 +122,7 @@ def activation_bytes(
         low: matrix products in bfloat16.
         dropped: see `Shape`.
     """
-    mean = getattr(config, POOLING_FIELD, "last") == "mean"
+    mean = getattr(config, POOLING_FIELD, "last") != "last"
     shape = replace(_shape_of(config), fused=fused, mean=mean, dropped=dropped)
     kept = shape.kept_bytes(n_tokens, low)
     if checkpointed:

@@ -29,12 +29,12 @@ from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.records import Counts, Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
 from pipeline_lib.tokens.dataset import TokenDataset, labels_of
+from pipeline_lib.tokens.frequency import inverse_document_frequency, texts_with
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 
 STAGE = Stage(name="lexical_start", version=2)
 READ_ROWS = 8192
 MIN_TOKENS = 3  # of a pair; shorter ones tell nothing about which words go together
-IDF_FLOOR = 0.3  # a word of every text still counts a little
 QUERY_NOISE = 0.3  # of GPT-2's initial 0.02: queries and keys begin with the counted weights, and free to leave them
 GPT2_STD = 0.02
 WEIGHT_DIM = 0  # the hidden dimension that carries a token's log weight
@@ -59,7 +59,7 @@ def lexical_start(
         progress(0, 3, "counting words")
         labels = labels_of(shards, "train")
         ids, ends = _training_ids(shards, labels)
-        idf_V = inverse_document_frequency(ids, ends, pairs.vocab_size)
+        idf_V = inverse_document_frequency(texts_with(ids, ends, pairs.vocab_size), len(ends))
         progress(1, 3, f"decomposing {len(ends):,} pairs by {pairs.vocab_size:,} words")
         vectors_VD = word_vectors(ids, ends, idf_V, model)
         progress(2, 3, "setting weights")
@@ -75,14 +75,6 @@ def lexical_start(
         return Outcome(parts=(part,), counts=counts)
 
     return store.build(STAGE, model, {"shards": shards, "tokenizer": tokenizer}, make)
-
-
-def inverse_document_frequency(ids: np.ndarray, ends: np.ndarray, vocab_size: int) -> np.ndarray:
-    """log((P + 1) / (df + 1)) + 0.3 of every id, df being the number of pairs that hold it: float64 (V,)."""
-    pairs = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
-    seen = np.unique(pairs * vocab_size + ids) % vocab_size
-    frequency_V = np.bincount(seen, minlength=vocab_size)
-    return np.log((len(ends) + 1) / (frequency_V + 1)) + IDF_FLOOR
 
 
 def word_vectors(ids: np.ndarray, ends: np.ndarray, idf_V: np.ndarray, model: ModelConfig) -> np.ndarray:

@@ -105,6 +105,7 @@ def with_adapters(encoder: Encoder, weights: Weights) -> Weights:
 def write_options(encoder: Encoder, config: LoraConfig, start: str, folder: Path) -> None:
     """What stands beside saved adapters: config.json of the whole model, the options, and the digest of the start."""
     encoder.backbone.config.save_pretrained(folder)
+    encoder.save_beside(folder)
     fields = {"start": start, **config.model_dump(mode="json")}
     (folder / OPTIONS_FILE).write_text(json.dumps(fields, sort_keys=True, indent=1) + "\n")
 
@@ -127,6 +128,7 @@ def adapted_encoder(checkpoint: Checkpoint) -> Encoder:
     tokenizer, seed = PairTokenizer.load(checkpoint.tokenizer.part_folder()), choices["config"]["seed"]
     encoder = Encoder.build(config, tokenizer, seed)
     encoder.leave_out_prompts(tokenizer)
+    encoder.take_token_weights(checkpoint.folder)
     attach(encoder, config.lora, tokenizer.appended, seed)
     path = checkpoint.folder / ADAPTERS_FILE
     saved, live = load_file(path), dict(encoder.named_parameters())

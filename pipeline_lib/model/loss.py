@@ -17,6 +17,7 @@ directions run through the same code.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -24,10 +25,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline_lib.model.pooling import prefix
+
 # Logits held at once: 64 MiB in float32. All of a batch of 4,096; a batch of 12,288 takes ten tiles a direction.
 TILE_LOGITS = 1 << 24
 
 Directions = Literal["both", "x_to_y", "y_to_x"]
+SidesLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,23 @@ def false_negatives(hashes: PairHashes, rows_R: Tensor) -> Tensor:
     if hashes.negative_M is None:
         return mask_RB
     return torch.cat([mask_RB, (hashes.negative_M == y_R1) | (hashes.negative_M == x_R1)], dim=1)
+
+
+def over_prefixes(loss_of: SidesLoss, x_BD: Tensor, y_KD: Tensor, weighted: Sequence[tuple[int, float]]) -> Tensor:
+    """Matryoshka's loss (arXiv 2205.13147): the sum of that of each prefix of both sides, times its weight.
+
+    Where no prefix is named it is that of the whole vectors.
+
+    A sum of losses that are sums over ranks is one itself, and so are its gradients.
+
+    Args:
+        loss_of: the loss of unit vectors of any width.
+        weighted: dimensions and weight of each prefix.
+    """
+    if not weighted:
+        return loss_of(x_BD, y_KD)
+    terms = [weight * loss_of(prefix(x_BD, dim), prefix(y_KD, dim)) for dim, weight in weighted]
+    return sum(terms[1:], terms[0])
 
 
 def _repeated(hashes: PairHashes) -> Tensor:

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.errors import CorruptArtifact
 from pipeline_lib.model.encoder import Encoder, gpt2_config
-from pipeline_lib.model.pooling import cut_config
+from pipeline_lib.model.given import cut_config
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 
@@ -48,7 +48,9 @@ def outline_encoder(config: ModelConfig, tokenizer: PairTokenizer, seed: int) ->
         return Encoder.build(config.model_copy(update={"keep_layers": layers}), tokenizer, seed).backbone
 
     backbone, weights = read(folder, config.keep_layers, AutoModel, build)
-    return Encoder(backbone, config.pooling), weights
+    encoder = Encoder(backbone, config.pooling)
+    encoder.take_token_weights(folder)
+    return encoder, weights
 
 
 @dataclass(frozen=True)

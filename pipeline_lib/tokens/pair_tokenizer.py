@@ -230,9 +230,10 @@ class PairTokenizer:
                 f" {max(0, room)} of prompt and text together; shorten it or raise shards.max_{side}_tokens"
             )
 
-    def around(self) -> dict[Side, tuple[int, int]]:
-        """How many ids stand before and behind a text, by side; a prompt's are among those before it."""
-        told, own = self.delimiters.around, self.delimiters
+    def around(self, *task: str) -> dict[Side, tuple[int, int]]:
+        """How many ids stand before and behind a text of a task, by side; a prompt's are among those before it."""
+        own = self.delimiters.for_task(*task)
+        told = own.around
         prompts = {side: len(self._ids([own.prompt(side)])[0]) if own.prompt(side) else 0 for side in SIDES}
         return {side: (before + prompts[side], behind) for side, (before, behind) in told.items()}
 

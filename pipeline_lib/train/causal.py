@@ -23,10 +23,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import check_weights
-from pipeline_lib.model.encoder import ONE_FILE, draw_delimiters, gpt2_config
+from pipeline_lib.model.encoder import ONE_FILE, gpt2_config
+from pipeline_lib.model.given import cut_config, draw_delimiters
 from pipeline_lib.model.grad_cache import BeforeBackward, no_hook
 from pipeline_lib.model.outline import Weights, draw, read
-from pipeline_lib.model.pooling import cut_config
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer

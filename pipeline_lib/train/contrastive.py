@@ -29,16 +29,16 @@ from pipeline_lib.model.encoder import Encoder, clamp_temperature, fast_bfloat16
 from pipeline_lib.model.families import pools_padded
 from pipeline_lib.model.grad_cache import BatchLoss, BeforeBackward, activation_bytes, batch_gradients, no_hook
 from pipeline_lib.model.lora import attach, with_adapters, write_options
-from pipeline_lib.model.loss import contrastive_loss, false_negatives
+from pipeline_lib.model.loss import contrastive_loss, false_negatives, over_prefixes
 from pipeline_lib.model.micro_batches import MicroBatch, count_micro_batches, cut_micro_batches, in_input_order
 from pipeline_lib.model.outline import Weights, outline_encoder
-from pipeline_lib.model.prefixes import over_prefixes
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.tokens.batches import split_for_ranks
 from pipeline_lib.tokens.dataset import labels_of
+from pipeline_lib.tokens.frequency import token_weights
 from pipeline_lib.tokens.guide import GuideTable
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
-from pipeline_lib.tokens.rows import Around, PairRows, check_views
+from pipeline_lib.tokens.rows import PairRows, check_views
 from pipeline_lib.tokens.sentence_transformer import is_sentence_transformer
 from pipeline_lib.train.batches import Batch, ReadAhead, at_least, read_batch
 from pipeline_lib.train.distributed import Ranks, gather_sides, largest, sum_over_ranks
@@ -119,6 +119,8 @@ class ContrastiveObjective:
         self.config: TrainConfig = job.config
         self.lora, self._start = job.model.lora, job.start_digest
         self.module = encoder
+        if encoder.token_weights_V is not None:
+            encoder.token_weights_V = encoder.token_weights_V.to(ranks.device)
         self.rows = rows
         self.ranks = ranks
         self._ahead = ReadAhead(self.read_batch, self.config.steps, self.config.reading.batches_ahead)
@@ -130,8 +132,7 @@ class ContrastiveObjective:
             if weights is not None:
                 fill(encoder.backbone, weights, ranks.device)
                 encoder.log_scale.data = encoder.log_scale.data.to(ranks.device)
-        # its rate is held against it
-        self._table_deviation = deviation(encoder.backbone.get_input_embeddings().weight, ranks)
+        self._table_deviation = deviation(encoder.backbone.get_input_embeddings().weight, ranks)  # its rate is held against it
         self.micro_batch_tokens = self.config.micro_batch_tokens or CPU_TOKENS  # the launcher settles it by the devices
         self.held_out: HeldOut | None = None
         self.guide: GuideTable | None = None
@@ -175,11 +176,10 @@ class ContrastiveObjective:
         set_temperature(encoder, config.temperature)
         encoder.log_scale.requires_grad_(config.train_temperature)
         order = {name: getattr(config, name) for name in ("block_rows", "window_blocks", "batches_from")}
-
-        def around_of(view: str) -> Around:
-            return pair_tokenizer.for_task(view).around()
-
-        rows = PairRows(shards, config.mixture, config.batch_size, config.seed, config.reading, around_of, **order)
+        rows = PairRows(shards, config.mixture, config.batch_size, config.seed, config.reading, pair_tokenizer.around, **order)
+        if encoder.lacks_token_weights:
+            counted_V = token_weights(rows.datasets.values(), encoder.backbone.config.vocab_size)
+            encoder.token_weights_V = torch.from_numpy(counted_V)
         objective = cls(job, encoder.train(), rows, ranks, weights)
         objective.held_out = HeldOut(shards, config) if config.evaluation_pairs else None
         return objective

@@ -190,7 +190,7 @@ def as_computed(shape: Shape, model: ModelConfig) -> Shape:
     lora = model.lora
     is_dropped = lora.rank is not None and lora.dropout > 0
     dropped = sum(n_in for n_in, _ in chosen_matrices(lora, shape.matrices).values()) if is_dropped else 0
-    return replace(shape, fused=shape.fused and not is_dropped, mean=model.pooling == "mean", dropped=dropped)
+    return replace(shape, fused=shape.fused and not is_dropped, mean=model.pooling != "last", dropped=dropped)
 
 
 def check_lora(config: RunConfig, folder: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from exported_models import LABEL, SHARDS, TEXTS, tiny_checkpoint
+from exported_models import (
+    LABEL,
+    SHARDS,
+    TEXTS,
+    code_blocks,
+    run_sentence_transformers,
+    tiny_checkpoint,
+    vectors_of,
+)
 
 from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.run import ExportConfig
@@ -73,57 +80,12 @@ def folder(exported: Artifact, card: Artifact) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    """Our own encoder's vectors by side, each text alone."""
-    encoder = Encoder.load(checkpoint.trained.part_folder(LABEL))
-    tokenizer = PairTokenizer.load(checkpoint.tokenizer.part_folder())
-    vectors = {}
-    for name, side in SIDES.items():
-        ids = tokenizer.encode(TEXTS, side, checkpoint.max_tokens(side))
-        with torch.no_grad():
-            vectors[name] = torch.cat([encoder(*map(torch.from_numpy, pad([row]))) for row in ids]).numpy()
-    return vectors
-
-
-IN_A_FRESH_PROCESS = """
-import json, socket, sys
-import numpy as np
-from sentence_transformers import SentenceTransformer
-folder, out = sys.argv[1:]
-socket.socket.connect = None  # whoever asks the network fails
-texts, blocks = json.load(sys.stdin)
-for block in blocks:
-    said = {}
-    exec(block.replace("path/to/this/folder", folder), said)
-model = SentenceTransformer(folder, device="cpu")
-np.savez(
-    out,
-    query=model.encode_query(texts),
-    document=model.encode_document(texts, batch_size=3),
-    plain=model.encode(texts),
-    parameters=sum(p.numel() for p in model.parameters()),
-    width=model.get_embedding_dimension(),
-    recipe=said["vectors"].numpy(),
-)
-"""
+    return vectors_of(checkpoint)
 
 
 @pytest.fixture(scope="module")
 def by_sentence_transformers(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What sentence-transformers makes of the texts, in a fresh process without network, away from our code."""
-    place = tmp_path_factory.mktemp("elsewhere")
-    answer = subprocess.run(
-        [sys.executable, "-I", "-c", IN_A_FRESH_PROCESS, str(folder), str(place / "vectors.npz")],
-        input=json.dumps([TEXTS, code_blocks(folder)]),
-        cwd=place,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(place), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    assert "created with Sentence Transformers version" not in answer.stderr
-    with np.load(place / "vectors.npz") as arrays:
-        return dict(arrays)
+    return run_sentence_transformers(folder, tmp_path_factory.mktemp("elsewhere"))
 
 
 def test_sentence_transformers_gives_the_encoders_vectors(
@@ -134,6 +96,27 @@ def test_sentence_transformers_gives_the_encoders_vectors(
     np.testing.assert_allclose(by_sentence_transformers["plain"], expected["query"], atol=1e-5)
     gap = np.abs(expected["query"] - expected["document"]).max()
     assert gap > 0.01, "the two sides' delimiters make no difference, so that this test would not see them swapped"
+
+
+def test_a_mean_that_weighs_tokens_is_the_same_in_every_library(tmp_path: Path) -> None:
+    store = Store(tmp_path / "home")
+    checkpoint = tiny_checkpoint(store, pooling="idf_mean")
+    exported = export(store, checkpoint, ExportConfig())
+    assert exported.manifest.facts["onnx"], exported.manifest.facts.get("no_onnx")
+    folder = model_folder(exported, write_card(store, exported, checkpoint, CardFacts()))
+    expected = vectors_of(checkpoint)
+    theirs = run_sentence_transformers(folder, tmp_path)
+    for name, side in SIDES.items():
+        np.testing.assert_allclose(theirs[name], expected[name], atol=1e-5)
+        np.testing.assert_allclose(ExportedModel(folder).embed(TEXTS, side), expected[name], atol=1e-5)
+        np.testing.assert_allclose(OnnxEncoder(folder).embed(TEXTS, name), expected[name], atol=1e-4)
+    np.testing.assert_allclose(theirs["recipe"][1], expected["query"][TEXTS.index("")], atol=1e-5)
+    plain = vectors_of(tiny_checkpoint(Store(tmp_path / "plain"), pooling="mean"))
+    assert np.abs(plain["query"] - expected["query"]).max() > 0.01, "the weights make no difference"
+    path = folder / "encoder" / "token_weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\x41")  # of the last id, which none of the self-test's texts has
+    with pytest.raises(CorruptArtifact, match="sha256"):
+        ExportedModel(folder)
 
 
 def test_weights_are_loaded_once(by_sentence_transformers: dict[str, Any], exported: Artifact) -> None:
@@ -165,10 +148,6 @@ def test_the_cards_code_runs_in_a_fresh_process(
     recipe = next(block for block in code_blocks(folder) if "AutoModel" in block)
     assert len(recipe.split("\n")) <= 12 and "cpt" not in recipe.replace("path/to/this/folder", "")
     np.testing.assert_allclose(by_sentence_transformers["recipe"][1], expected["query"][TEXTS.index("")], atol=1e-5)
-
-
-def code_blocks(folder: Path) -> list[str]:
-    return [block.split("\n```")[0] for block in (folder / "README.md").read_text().split("```python\n")[1:]]
 
 
 def test_both_tokenizers_give_our_ids_and_only_they_give_delimiters(folder: Path, checkpoint: Checkpoint) -> None:

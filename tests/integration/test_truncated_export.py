@@ -20,7 +20,7 @@ from pipeline_lib.export.export import export
 from pipeline_lib.export.exported import ExportedModel
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.model.pooling import truncated_head
+from pipeline_lib.model.given import truncated_head
 from pipeline_lib.search.onnx_encoder import OnnxEncoder
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store

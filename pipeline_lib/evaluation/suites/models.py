@@ -137,7 +137,15 @@ COSINE_DECIMALS = 6  # float32 products of equal vectors differ by 1e-7, and mus
 FUSED_VERSION = 1  # raise where the same encoder and fusion begin to rank otherwise, or BM25 does
 EMBED_VERSION = 1  # raise where the same weights begin to give other vectors: the cache is named by it
 # of a checkpoint, with the folders of modules behind its pooling; the state of its training gives no vector
-MODEL_FILES = ("config.json", "model.safetensors", "adapters.json", "adapters.safetensors", "modules.json", "prompt_ids.json")
+MODEL_FILES = (
+    "config.json",
+    "model.safetensors",
+    "adapters.json",
+    "adapters.safetensors",
+    "modules.json",
+    "prompt_ids.json",
+    "token_weights.safetensors",
+)
 FINGERPRINT_DIGITS = 24
 TEXTS_A_CALL = 256  # sentence-transformers does not say how far it is
 HUB = "hub:"  # the network is asked only where a name begins so

@@ -77,7 +77,10 @@ def build(config: PreTrainedConfig, pooling: Pooling = "last") -> Encoder:
     with torch.no_grad():
         for weight in backbone.parameters():
             weight += 0.05 * torch.randn(weight.shape)
-    return Encoder(backbone, pooling).train()
+    encoder = Encoder(backbone, pooling).train()
+    if encoder.lacks_token_weights:
+        encoder.token_weights_V = 0.1 + 3 * torch.rand(config.vocab_size)
+    return encoder
 
 
 def texts() -> list[np.ndarray]:
@@ -98,7 +101,7 @@ def relative(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got - expected).norm() / expected.norm().clamp(min=1e-3))
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "idf_mean"])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_vectors_and_gradients_are_the_own_forwards(name: str, packed: bool, pooling: Pooling) -> None:
@@ -134,11 +137,12 @@ def test_no_attention_mask_is_needed_to_the_bit(name: str) -> None:
         torch.testing.assert_close(without, encoder(batch.ids_BL, batch.lengths_B), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "idf_mean"])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_the_mean_leaves_prompts_out(name: str, packed: bool) -> None:
+def test_the_mean_leaves_prompts_out(name: str, packed: bool, pooling: Pooling) -> None:
     """The row that begins with it, not those that are as long, nor one that ends within it."""
-    encoder = build(CONFIGS[name], "mean").eval()
+    encoder = build(CONFIGS[name], pooling).eval()
     prompt = tuple(texts()[4][:3].tolist())
     rows = [*texts(), np.array([*prompt, 9, 8]), np.array(prompt), np.array(prompt[:2])]
     encoder.prompts = ((prompt, 2),)
@@ -160,7 +164,7 @@ def test_what_stands_in_padding_is_not_read() -> None:
         assert torch.equal(first, encoder(ids_BL, lengths_B))
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("pooling", ["last", "mean", "idf_mean"])
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("name", ["llama, grouped, biases, tanh", "qwen3", "neox"])
 def test_gradient_caching_and_checkpointing_change_nothing(name: str, checkpointed: bool, pooling: Pooling) -> None:

@@ -14,8 +14,9 @@ from transformers import GPT2Config, GPT2Model
 from pipeline_lib.config.model import LexicalStartConfig, ModelConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.model.lexical_start import inverse_document_frequency, lexical_start, set_bag_of_words, word_vectors
+from pipeline_lib.model.lexical_start import lexical_start, set_bag_of_words, word_vectors
 from pipeline_lib.store.store import Store
+from pipeline_lib.tokens.frequency import inverse_document_frequency, texts_with
 
 WIDTH, VOCAB = 64, 200
 DELIMITERS = [0, 1, 2, 3, 4]
@@ -32,7 +33,7 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
 
 def test_idf_counts_each_pair_once() -> None:
     ids, ends = np.array([7, 7, 8, 7, 9]), np.array([3, 5])
-    idf_V = inverse_document_frequency(ids, ends, 10)
+    idf_V = inverse_document_frequency(texts_with(ids, ends, 10), len(ends))
     assert idf_V[7] == pytest.approx(np.log(3 / 3) + 0.3)
     assert idf_V[8] == pytest.approx(np.log(3 / 2) + 0.3)
     assert idf_V[9] == idf_V[8]
@@ -47,7 +48,7 @@ def test_word_vectors_are_the_same_each_time_and_bring_words_of_the_same_pairs_t
     ids, ends = rows
     together = np.concatenate([ids, np.tile([190, 191, 192], 40)])  # three words that only ever come together
     all_ends = np.concatenate([ends, ends[-1] + 3 * np.arange(1, 41)])
-    idf_V = inverse_document_frequency(together, all_ends, VOCAB)
+    idf_V = inverse_document_frequency(texts_with(together, all_ends, VOCAB), len(all_ends))
     vectors_VD = word_vectors(together, all_ends, idf_V, model_config(latent_share=1.0))
     assert np.array_equal(vectors_VD, word_vectors(together, all_ends, idf_V, model_config(latent_share=1.0)))
     similarity = vectors_VD @ vectors_VD.T
@@ -57,7 +58,7 @@ def test_word_vectors_are_the_same_each_time_and_bring_words_of_the_same_pairs_t
 def test_word_vectors_are_the_same_bits_with_one_thread_and_with_several() -> None:
     chance = np.random.default_rng(1)
     ids, ends = 5 + chance.integers(0, 1_995, 60_000), 20 * np.arange(1, 3_001)
-    idf_V = inverse_document_frequency(ids, ends, 2_000)
+    idf_V = inverse_document_frequency(texts_with(ids, ends, 2_000), len(ends))
     several = word_vectors(ids, ends, idf_V, model_config(width=256))
     with threadpool_limits(1):
         assert np.array_equal(several, word_vectors(ids, ends, idf_V, model_config(width=256)))

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from pipeline_lib.errors import CorruptArtifact, UserError
-from pipeline_lib.model.pooling import EmbeddingHead, load_head, load_transformer, pool
+from pipeline_lib.model.given import EmbeddingHead, load_head, load_transformer
+from pipeline_lib.model.pooling import pool
 from pipeline_lib.tokens.sentence_transformer import SentenceTransformer, read_sentence_transformer
 
 WIDTH = 6
@@ -23,6 +24,7 @@ DEFINITIONS: dict[str, Any] = {
     "max": lambda rows, _: rows.max(0).values,
     "mean_sqrt_len_tokens": lambda rows, _: rows.sum(0) / len(rows) ** 0.5,
     "weightedmean": lambda rows, places: (rows * places[:, None]).sum(0) / places.sum(),
+    "idf_mean": lambda rows, places: (rows / places[:, None]).sum(0) / (1 / places).sum(),
 }
 
 
@@ -37,9 +39,10 @@ def test_pooling_is_that_of_each_row_alone(pooling: Any, skips: tuple[int, ...] 
         DEFINITIONS[pooling](states[skip:length], places[skip:length])
         for states, length, skip in zip(states_BLD, lengths_B, skips or (0, 0, 0), strict=True)
     ]
-    assert_close(pool(states_BLD, lengths_B, pooling, skipped_B), torch.stack(expected))
+    weights_BL = (1 / places).expand(3, -1) if pooling == "idf_mean" else None
+    assert_close(pool(states_BLD, lengths_B, pooling, skipped_B, weights_BL), torch.stack(expected))
     states_BLD[1, 4:] = torch.nan  # what padding holds does not matter
-    assert_close(pool(states_BLD, lengths_B, pooling, skipped_B), torch.stack(expected))
+    assert_close(pool(states_BLD, lengths_B, pooling, skipped_B, weights_BL), torch.stack(expected))
 
 
 def write_model(folder: Path, dense: dict[str, Any], weights: dict[str, torch.Tensor] | bytes | None) -> SentenceTransformer:

@@ -22,8 +22,7 @@ from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import MatryoshkaConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import start_width
-from pipeline_lib.model.loss import Guidance, PairHashes, contrastive_loss
-from pipeline_lib.model.prefixes import over_prefixes
+from pipeline_lib.model.loss import Guidance, PairHashes, contrastive_loss, over_prefixes
 from pipeline_lib.train.distributed import ALONE
 
 WIDTH = 16

@@ -15,11 +15,12 @@ from transformers import LlamaConfig, LlamaModel
 from pipeline_lib.config.data import AdoptedTokenizerConfig, TokenizerConfig
 from pipeline_lib.config.model import ModelConfig
 from pipeline_lib.config.training import TrainConfig
-from pipeline_lib.errors import UserError
+from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.export.card import CardFacts, model_card
 from pipeline_lib.export.onnx import run_onnx, write_onnx
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.loss import PairHashes, contrastive_loss
+from pipeline_lib.model.pooling import save_token_weights
 from pipeline_lib.tokens.pair_tokenizer import PairTokenizer
 from pipeline_lib.tokens.tokenizer import train_bpe
 from pipeline_lib.train.contrastive import ContrastiveObjective
@@ -60,12 +61,34 @@ def test_mean_pooling_is_the_mean_everywhere_and_survives_saving(architecture: s
     np.testing.assert_allclose(run_onnx(tmp_path / "model.onnx", rows), expected_BD, atol=1e-4)
 
 
+def test_weights_of_tokens_are_kept_with_the_model(tmp_path: Path) -> None:
+    sizes = SIZES.model_copy(update={"pooling": "idf_mean"})
+    encoder = Encoder.build(sizes, VOCABULARY, seed=1).eval()
+    assert encoder.lacks_token_weights
+    encoder.token_weights_V = torch.linspace(0.1, 2.0, 97)
+    encoder.save(tmp_path)
+    ids_BL, lengths_B = torch.arange(5, 25).view(2, 10), torch.tensor([10, 4])
+    for other in (Encoder.load(tmp_path), Encoder.build(sizes.model_copy(update={"init": str(tmp_path)}), VOCABULARY, seed=2)):
+        assert not other.lacks_token_weights
+        torch.testing.assert_close(other(ids_BL, lengths_B), encoder(ids_BL, lengths_B))
+    assert Encoder.build(SIZES.model_copy(update={"init": str(tmp_path)}), VOCABULARY, seed=2).token_weights_V is None
+    save_token_weights(tmp_path, torch.ones(96))
+    with pytest.raises(CorruptArtifact, match="96 weights for 97 tokens"):
+        Encoder.load(tmp_path)
+    save_token_weights(tmp_path, torch.zeros(97))
+    with pytest.raises(CorruptArtifact, match="above 0"):
+        Encoder.load(tmp_path)
+    (tmp_path / "token_weights.safetensors").write_bytes(b"{}")
+    with pytest.raises(CorruptArtifact, match="no readable safetensors"):
+        Encoder.load(tmp_path)
+
+
 def test_a_folder_of_mean_pooling_starts_a_run_of_last_token_pooling(tmp_path: Path) -> None:
     random_encoder("gpt2").save(tmp_path)
     assert Encoder.build(ModelConfig(init=str(tmp_path)), VOCABULARY, seed=1).pooling == "last"
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"cpt_pooling": "mean"', '"cpt_pooling": "max"'))
-    with pytest.raises(UserError, match="'max', expected one of last, mean"):
+    with pytest.raises(UserError, match="'max', expected one of last, mean, idf_mean"):
         Encoder.load(tmp_path)
 
 
