@@ -151,7 +151,7 @@ def lm() -> RunConfig:
     Trained on short texts and read at longer ones, with few neighbours in a batch: docs/results/lm.md has what that is worth.
     """
     train = TrainConfig(
-        steps=400,
+        steps=600,
         batch_size=256,
         mixture={"docstring": 0.65, "name": 0.1, "class": 0.05, "neighbour": 0.2},
         mask_same_document=("neighbour",),
@@ -174,7 +174,7 @@ def lm() -> RunConfig:
             "shards": ShardConfig(max_x_tokens=64, max_y_tokens=96, order="path", splits=("train",)),
             "read": ReadConfig(max_x_tokens=128, max_y_tokens=256),
             "pretrain": PretrainConfig(),
-            "model": ModelConfig(init=LM_START, keep_layers=6, pooling="mean"),
+            "model": ModelConfig(init=LM_START, keep_layers=3, pooling="idf_mean"),
             "train": train,
             "evaluate": EvaluateConfig(),
             "suites": RunConfig().suites,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from training_runs import tiny_config, write_inputs, write_job
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.loss import contrastive_loss
 from pipeline_lib.model.micro_batches import cut_micro_batches, in_input_order
+from pipeline_lib.tokens import frequency
 from pipeline_lib.train.contrastive import ContrastiveObjective
 from pipeline_lib.train.distributed import Ranks
 
@@ -72,6 +74,38 @@ def test_a_batch_from_one_dataset_holds_no_other(tmp_path: Path) -> None:
         }
         assert set(ids) <= of_view
     assert views == {"docstring", "neighbour"}
+
+
+@pytest.mark.parametrize("stretch", [1024, 7])
+def test_the_mean_weighs_tokens_by_how_rare_they_are(tmp_path: Path, stretch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large data set what is read lies all over it."""
+    monkeypatch.setattr(frequency, "STRETCH", stretch)
+    monkeypatch.setattr(frequency, "STRETCHES", 5)
+    store, inputs = write_inputs(tmp_path)
+    job = write_job(store, inputs, tiny_config())
+    job = job.model_copy(update={"model": job.model.model_copy(update={"pooling": "idf_mean"})})
+    made = ContrastiveObjective.build(job, inputs.shards, inputs.tokenizer, Ranks())
+    texts, read = [], 0
+    for dataset in made.rows.datasets.values():
+        n_stretches = -(-len(dataset) // stretch)
+        firsts = [
+            n * stretch for n in (range(n_stretches) if n_stretches <= 5 else (k * (n_stretches - 1) // 4 for k in range(5)))
+        ]
+        rows = dataset.rows(np.array([row for first in firsts for row in range(first, min(first + stretch, len(dataset)))]))
+        texts += [row.tolist() for row in (*rows.x_ids, *rows.y_ids)]
+        read += len(rows.x_ids)
+    assert read == 180 if stretch == 1024 else 60 < read <= 70
+    holding = Counter(token for text in texts for token in set(text))
+    idf = {token: np.log((len(texts) + 1) / (holding[token] + 1)) + 0.3 for token in range(400)}
+    average = np.mean([idf[token] for text in texts for token in text])
+    weights_V = made.module.token_weights_V
+    assert weights_V is not None
+    np.testing.assert_allclose(weights_V.numpy(), [idf[token] / average for token in range(400)], rtol=1e-5)
+    made.save(tmp_path / "saved")  # what goes on from it keeps them, whatever it is trained on
+    monkeypatch.setattr(frequency, "IDF_FLOOR", 9.0)
+    again = job.model_copy(update={"start": str(tmp_path / "saved")})
+    kept_V = ContrastiveObjective.build(again, inputs.shards, inputs.tokenizer, Ranks()).module.token_weights_V
+    assert kept_V is not None and kept_V.equal(weights_V)
 
 
 def test_a_step_over_prefixes_is_the_sum_of_steps_on_cut_vectors(tmp_path: Path) -> None:
