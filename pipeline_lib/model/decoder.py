@@ -89,6 +89,7 @@ def pooled_states(
     """
     regions, checkpointed, pooling, skipped_B, weights_V = options or ForwardOptions()
     family, regions = FAMILIES[type(backbone)], regions or REGIONS
+    assert pooling != "idf_mean" or weights_V is not None, "the weights of tokens are not known yet"
     weights = None if weights_V is None else weights_V[ids]  # of the same arrangement
     if tokens_SD is None:
         tokens_SD = backbone.get_input_embeddings()(ids.reshape(-1))

@@ -129,13 +129,15 @@ class Encoder(nn.Module):
 
         Raises:
             UserError: there is no readable model in the folder.
-            CorruptArtifact: its weights are malformed or do not fit its config.json.
+            CorruptArtifact: its weights are malformed, or do not fit its config.json.
         """
         folder = Path(folder)
         if not is_sentence_transformer(folder):
             encoder = cls(_load_backbone(folder)).eval()
             encoder.prompts = saved_prompts(folder)
             encoder.take_token_weights(folder)
+            if encoder.lacks_token_weights:
+                raise CorruptArtifact(f"{folder}: no {IDF_FILE}, which its pooling needs; train or export it again")
             return encoder
         model = read_sentence_transformer(folder)
         backbone = load_transformer(model.transformer)
@@ -193,7 +195,6 @@ class Encoder(nn.Module):
         """Write config.json and model.safetensors, as `AutoModel.from_pretrained` reads them.
 
         Args:
-            folder: may be there or not.
             weights: the backbone's, by its own names, where they are cut over processes; None: as they are.
         """
         self.backbone.save_pretrained(folder, state_dict=weights, max_shard_size=ONE_FILE)

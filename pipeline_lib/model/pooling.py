@@ -57,6 +57,7 @@ def pool(
     if pooling == "max":
         return states_BLD.masked_fill(~mask_BL1, -torch.inf).max(dim=1).values
     inner_BLD = states_BLD.masked_fill(~mask_BL1, 0.0)
+    assert pooling != "idf_mean" or weights_BL is not None, "the weights of tokens are not known yet"
     if pooling == "weightedmean":
         weights_BL = (positions_L + 1).to(states_BLD.dtype)[None]
     if weights_BL is not None:

@@ -81,6 +81,9 @@ def test_weights_of_tokens_are_kept_with_the_model(tmp_path: Path) -> None:
     (tmp_path / "token_weights.safetensors").write_bytes(b"{}")
     with pytest.raises(CorruptArtifact, match="no readable safetensors"):
         Encoder.load(tmp_path)
+    (tmp_path / "token_weights.safetensors").unlink()
+    with pytest.raises(CorruptArtifact, match=r"no token_weights\.safetensors, which its pooling needs"):
+        Encoder.load(tmp_path)
 
 
 def test_a_folder_of_mean_pooling_starts_a_run_of_last_token_pooling(tmp_path: Path) -> None:
