@@ -252,8 +252,7 @@ class Encoder(nn.Module):
 
     def _lean(self, ids_BL: Tensor, lengths_B: Tensor, tokens_TD: Tensor | None) -> Tensor:
         skipped_B = prompt_tokens(self.prompts, ids_BL, lengths_B) if self.pooling != "last" else None
-        how = (self._regions, self.checkpointed, self.pooling, skipped_B, self.token_weights_V)
-        options = decoder.ForwardOptions(*how)
+        options = decoder.ForwardOptions(self._regions, self.checkpointed, self.pooling, skipped_B, self.token_weights_V)
         return decoder.pooled_states(self.backbone, ids_BL, lengths_B, tokens_TD, options)
 
     def _own(self, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
