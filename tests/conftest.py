@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 from corpus import write_corpus
 
-from pipeline_lib.store.files import disarm
+from pipeline_lib.store.files import disarm, sign_out
 
 EVAL_DATA = Path(os.environ.get("CPT_EVAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.fixture(autouse=True)
-def no_faults_left() -> Iterator[None]:
-    """A fault that a test armed is none of the next one's."""
+def nothing_left() -> Iterator[None]:
+    """A fault that a test armed is none of the next one's, nor are the locks of its stores: two open files for each."""
     yield
     disarm()
+    sign_out()
 
 
 @pytest.fixture(scope="session")

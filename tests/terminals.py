@@ -39,7 +39,9 @@ class Terminal:
 
     def read(self, seconds: float) -> bool:
         """Take in what was printed; False when the program is gone."""
-        if not select.select([self.master], [], [], seconds)[0]:
+        waiting = select.poll()  # which has no bound on the number of open files
+        waiting.register(self.master, select.POLLIN)
+        if not waiting.poll(seconds * 1000):
             return self.child.poll() is None
         try:
             self.text += os.read(self.master, 1 << 16).decode(errors="replace")

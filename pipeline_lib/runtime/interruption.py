@@ -112,8 +112,10 @@ def _watch(pipe: int) -> None:
     while (first := os.read(pipe, 1)[0]) not in SIGNALS:
         continue
     began, told, sent = time.monotonic(), False, False
+    waiting = select.poll()  # a program may have more files open than `select` can count
+    waiting.register(pipe, select.POLLIN)
     while True:
-        again = bool(select.select([pipe], [], [], 0.1)[0]) and os.read(pipe, 1)[0] in SIGNALS
+        again = bool(waiting.poll(100)) and os.read(pipe, 1)[0] in SIGNALS
         again, sent = again and not sent, sent and not again
         if _state.swallowed and not sent:
             sent = True

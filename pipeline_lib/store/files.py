@@ -113,25 +113,33 @@ def sync_folder(folder: Path) -> None:
 LOCKS = "locks"
 USED = "used.lock"  # held together by all that have signed in, and by one that must be alone
 
-_HELD: dict[Path, TextIOWrapper] = {}  # open for as long as this process lives
+_HELD: dict[Path, tuple[TextIOWrapper, TextIOWrapper]] = {}  # of this process in a store: its own lock, its share in USED
 
 
 def sign_in(root: Path) -> str:
-    """The name of this process in the store at `root`, whose lock it holds from now on until it ends."""
+    """The name of this process in the store at `root`, whose lock it holds from now on until it ends, or signs out."""
     name = _process_name(os.getpid())
     path = root / LOCKS / name
     if path not in _HELD:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("w")
-        _HELD[path] = stream
-        atexit.register(path.unlink, missing_ok=True)
-        _HELD[root / USED] = used = (root / USED).open("a")
+        own, used = _HELD[path] = path.open("w"), (root / USED).open("a")
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            fcntl.flock(own, fcntl.LOCK_EX)
             fcntl.flock(used, fcntl.LOCK_SH)  # waits for who is alone in the store
         except OSError:  # a file system without locks: then only what nobody touches for long is taken for left behind
             path.unlink(missing_ok=True)
     return name
+
+
+@atexit.register
+def sign_out() -> None:
+    """Let go of every store that this process has signed in to; the next write to one signs in anew."""
+    while _HELD:
+        path, (own, used) = _HELD.popitem()
+        if path.name == _process_name(os.getpid()):  # else of the process that this one was forked from
+            path.unlink(missing_ok=True)
+        own.close()
+        used.close()
 
 
 @contextlib.contextmanager
@@ -141,7 +149,7 @@ def alone_in(root: Path) -> Iterator[bool]:
         if not root.is_dir():
             yield True
             return
-        own = _HELD.get(root / USED) if (root / LOCKS / _process_name(os.getpid())) in _HELD else None
+        _, own = _HELD.get(root / LOCKS / _process_name(os.getpid()), (None, None))
         stream = own or stack.enter_context((root / USED).open("a"))
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from pipeline_lib.config.base import StageConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.store.artifact import Artifact
-from pipeline_lib.store.files import alone_in
+from pipeline_lib.store.files import alone_in, sign_out
 from pipeline_lib.store.prune import find_leftovers, find_unneeded, remove
 from pipeline_lib.store.records import Outcome, Stage, draft_part
 from pipeline_lib.store.store import Store
@@ -174,7 +174,9 @@ def test_who_prunes_is_alone_in_the_store(tmp_path: Path) -> None:
         assert is_alone
         comes = start()
         assert comes.stdout is not None
-        assert select.select([comes.stdout], [], [], 2)[0] == [], "it waits until the old runs are gone"
+        waiting = select.poll()
+        waiting.register(comes.stdout, select.POLLIN)
+        assert waiting.poll(2000) == [], "it waits until the old runs are gone"
     try:
         assert comes.stdout.readline() == "in\n"
         with alone_in(tmp_path) as is_alone:
@@ -183,6 +185,18 @@ def test_who_prunes_is_alone_in_the_store(tmp_path: Path) -> None:
         end(comes)
     with alone_in(tmp_path) as is_alone:
         assert is_alone, "the lock of one that was killed is free"
+
+
+def test_a_process_that_signs_out_holds_nothing(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for name in "ab":
+        made(Store(tmp_path / name), "source", "dump", {})
+    held = len(os.listdir("/proc/self/fd"))
+    sign_out()
+    assert (held, len(os.listdir("/proc/self/fd"))) == (before + 4, before), "two files for each store"
+    assert not list(tmp_path.glob("*/locks/*"))
+    made(Store(tmp_path / "a"), "source", "other", {})
+    assert len(list(tmp_path.glob("a/locks/*"))) == 1, "it signs in anew"
 
 
 def test_the_command_lists_and_removes_only_when_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
