@@ -23,6 +23,7 @@ from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.model.families import family_of, longest_row
 from pipeline_lib.model.given import (
     EmbeddingHead,
+    check_start,
     cut_config,
     draw_delimiters,
     load_head,
@@ -149,6 +150,7 @@ class Encoder(nn.Module):
         folder = Path(config.init)
         model = read_sentence_transformer(folder)
         backbone = load_transformer(model.transformer, cut_config(model.transformer, config.keep_layers))
+        check_start(backbone, config.init)
         if tokenizer.vocab_size > backbone.config.vocab_size:
             raise UserError(
                 f"{folder}: vocabulary of {backbone.config.vocab_size} ids, the tokenizer has {tokenizer.vocab_size}; "
@@ -363,9 +365,9 @@ def _check_causal(backbone: PreTrainedModel, folder: str) -> None:
 
 def _adapted(backbone: PreTrainedModel, config: ModelConfig, tokenizer: PairTokenizer, seed: int) -> PreTrainedModel:
     """A given model with the config's dropout (none on attention weights, as in a new one) and a row for each id."""
+    check_start(backbone, config.init)
     _check_causal(backbone, config.init)
-    missing = tokenizer.vocab_size - backbone.config.vocab_size
-    if missing > MAX_APPENDED_IDS:
+    if tokenizer.vocab_size - backbone.config.vocab_size > MAX_APPENDED_IDS:
         raise UserError(
             f"{config.init}: vocabulary of {backbone.config.vocab_size} ids, the tokenizer has {tokenizer.vocab_size}; "
             "take the tokenizer that belongs to the model"

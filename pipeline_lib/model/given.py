@@ -285,6 +285,23 @@ def cut_config(folder: Path, keep_layers: int | None) -> PreTrainedConfig:
         raise UserError(f"{folder}: a {config.model_type} cannot be cut to {keep_layers} blocks: {error}") from error
 
 
+def check_start(model: PreTrainedModel, place: str) -> None:
+    """Look whether a given model's weights are numbers, and its table tells words apart.
+
+    Raises:
+        UserError: they are not, or all rows are alike.
+    """
+    damaged = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if damaged:
+        raise UserError(
+            f"{place}: {len(damaged)} tensors hold values that are no finite numbers ({damaged[:3]}); fetch it again"
+        )
+    if not cast(nn.Embedding, model.get_input_embeddings()).weight.std() > 0:
+        raise UserError(
+            f"{place}: every weight of its token table is the same, expected a row for each word; take another start"
+        )
+
+
 def longest_input(backbone: nn.Module) -> int | None:
     """Most tokens of a row: the model's positions less those that stand before the first; None where there is no limit."""
     positions = getattr(backbone.config, "max_position_embeddings", None)

@@ -24,7 +24,7 @@ from pipeline_lib.config.training import PretrainConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.model.checkpoint import check_weights
 from pipeline_lib.model.encoder import ONE_FILE, gpt2_config
-from pipeline_lib.model.given import cut_config, draw_delimiters
+from pipeline_lib.model.given import check_start, cut_config, draw_delimiters
 from pipeline_lib.model.grad_cache import BeforeBackward, no_hook
 from pipeline_lib.model.outline import Weights, draw, read
 from pipeline_lib.store.artifact import Artifact
@@ -278,7 +278,7 @@ def _given_model(job: Job, tokenizer: PairTokenizer, layers: int | None) -> PreT
     """The language model to go on with, as many of its blocks as are kept, with a row for each id of the tokenizer.
 
     Raises:
-        UserError: it is an embedding model.
+        UserError: it is an embedding model, or its weights are damaged.
     """
     if is_sentence_transformer(Path(job.start)):
         raise UserError(f"{job.start}: an embedding model, which has no words to predict; set pretrain.steps to 0")
@@ -290,6 +290,7 @@ def _given_model(job: Job, tokenizer: PairTokenizer, layers: int | None) -> PreT
         use_safetensors=True,
         trust_remote_code=False,
     )
+    check_start(model, job.start)
     draw_delimiters(model, tokenizer, job.config.seed)
     model.config.name_or_path = ""
     return model
