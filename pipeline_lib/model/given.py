@@ -296,10 +296,9 @@ def check_start(model: PreTrainedModel, place: str) -> None:
         raise UserError(
             f"{place}: {len(damaged)} tensors hold values that are no finite numbers ({damaged[:3]}); fetch it again"
         )
-    if not cast(nn.Embedding, model.get_input_embeddings()).weight.std() > 0:
-        raise UserError(
-            f"{place}: every weight of its token table is the same, expected a row for each word; take another start"
-        )
+    table_VD = cast(nn.Embedding, model.get_input_embeddings()).weight
+    if (table_VD == table_VD[0]).all():
+        raise UserError(f"{place}: all rows of its token table are the same, expected one for each word; take another start")
 
 
 def longest_input(backbone: nn.Module) -> int | None:

@@ -315,15 +315,16 @@ def test_wrong_use_is_answered_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (0.0, "every weight of its token table is the same"),
+        (0.0, "all rows of its token table are the same"),
+        (torch.arange(32.0), "all rows of its token table are the same"),
         (math.nan, r"1 tensors hold values that are no finite numbers \(\['wte.weight'\]\)"),
         (math.inf, "1 tensors hold values"),
     ],
 )
-def test_damaged_weights_are_no_start(tmp_path: Path, value: float, told: str) -> None:
+def test_damaged_weights_are_no_start(tmp_path: Path, value: float | torch.Tensor, told: str) -> None:
     config = GPT2Config(vocab_size=97, n_embd=32, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
     model = AutoModelForCausalLM.from_config(config)
-    torch.nn.init.constant_(model.get_input_embeddings().weight, value)
+    model.get_input_embeddings().weight.data[:] = value
     model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=told):
         Encoder.build(ModelConfig(init=str(tmp_path)), VOCABULARY, seed=1)
