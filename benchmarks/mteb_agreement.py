@@ -46,7 +46,7 @@ def compare(folder: Path, data: Path, names: list[str]) -> dict[str, Any]:
     """Each task by mteb over sentence-transformers, by mteb over our loader where it is our export, and by our suite."""
     from sentence_transformers import SentenceTransformer
 
-    from pipeline_lib.evaluation.suites.models import ExportEncoder
+    from pipeline_lib.evaluation.suites.outside import ExportEncoder
     from pipeline_lib.evaluation.suites.registry import open_model
 
     model = open_model(f"model={folder}")

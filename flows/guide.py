@@ -10,7 +10,8 @@ from flows.runs import find_checkpoint
 from flows.workspace import Dataset, Workspace
 from pipeline_lib.config.finetuning import TuningConfig, check_tuning_guide
 from pipeline_lib.config.training import FIRST_ROUND, GuideConfig, check_guide, reads_guide, wants_guide
-from pipeline_lib.evaluation.suites.models import CheckpointEncoder, TextEncoder, open_outside
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder, TextEncoder
+from pipeline_lib.evaluation.suites.outside import open_outside
 from pipeline_lib.model.checkpoint import Checkpoint, labels_of_run
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.store import Store

@@ -175,7 +175,7 @@ def _index(work: Workspace, name: str, curated: Artifact) -> None:
     store, home = work.store, work.registry
     while (champion := champion_run(store, home, name)) is not None:
         inputs = {"exported": champion.exported, "curated": curated}
-        checkpoint = as_exported(open_checkpoint(store, champion.checkpoint), champion.exported)
+        checkpoint = as_exported(store, open_checkpoint(store, champion.checkpoint), champion.exported)
         index = in_subflow("index", name, update_index_task, store, champion.index, inputs, checkpoint, work.config)
         if index.digest == champion.index_digest:
             return

@@ -28,7 +28,7 @@ from prefect.states import Cancelled, Cancelling, Crashed
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.runs import with_settings, working_store
-from flows.workspace import Dataset, DatasetRef, TrainedRun, Workspace
+from flows.workspace import Dataset, DatasetRef, TrainedRun, Workspace, companion_of
 from pipeline_lib.config.run import PoolsConfig, RunConfig
 from pipeline_lib.errors import ContractViolation, CorruptArtifact, TrainingFailed, TransientError, UserError
 from pipeline_lib.model.checkpoint import Checkpoint
@@ -79,6 +79,9 @@ class Handover(BaseModel):
         (), description="Checkpoints to measure, of whatever run, or the first round's that guides; as TRAINKEY/step-000240."
     )
     lengths: tuple[tuple[int, int], ...] = Field((), description="Longest query and document that each of them reads (tokens).")
+    beside: tuple[tuple[str, int, int, float] | None, ...] = Field(
+        (), description="The model beside each of them: checkpoint, lengths and share; null: none."
+    )
     published: Made = Field({}, description="What publication made, whose figures and card are asked for.")
     split: FiguredSplit = Field("test", description="Split that the figures are of.")
     fitness: dict[str, Any] = Field(description="Conditions that the worker must meet: the store, the code, folders.")
@@ -89,6 +92,8 @@ class Handover(BaseModel):
         start, config = dataset.start, work.config
         if start is not None and config.model.init == str(weights_folder(start)):  # which is elsewhere on another machine
             config = with_settings(config, "model", init=start.name)
+        if work.companion:  # by its key, which every machine knows
+            config = with_settings(config, "beside", model=work.companion.checkpoint.name)
         return cls(
             step=step,
             name=config.name,
@@ -123,7 +128,8 @@ class Handover(BaseModel):
         if start is not None and config.model.init == start.name:
             config = with_settings(config, "model", init=str(weights_folder(start)))
         dataset = opened_dataset(store, self.dataset)
-        return Workspace(writable_home(), store, config, start), replace(dataset, start=start)
+        work = Workspace(writable_home(), store, config, start, companion=companion_of(store, config))
+        return work, replace(dataset, start=start)
 
 
 def opened_dataset(store: Store, ref: DatasetRef) -> Dataset:
@@ -179,7 +185,10 @@ def measured_on_pool(run: TrainedRun, checkpoints: Sequence[Checkpoint]) -> Made
     """Evaluations of checkpoints on the validation of a run's corpus by the place of each, and "checked", their contract."""
     names = tuple(checkpoint.name for checkpoint in checkpoints)
     lengths = tuple((checkpoint.max_tokens("x"), checkpoint.max_tokens("y")) for checkpoint in checkpoints)
-    handover = Handover.of("measure", run.work, run.dataset, trained=run.key, checkpoints=names, lengths=lengths)
+    others = [(one.companion.checkpoint, one.companion.share) if one.companion else None for one in checkpoints]
+    beside = tuple(one and (one[0].name, one[0].max_tokens("x"), one[0].max_tokens("y"), one[1]) for one in others)
+    asked = {"checkpoints": names, "lengths": lengths, "beside": beside}
+    handover = Handover.of("measure", run.work, run.dataset, trained=run.key, **asked)
     return _handed_over(run.work.config.pools, handover, ())
 
 

@@ -6,19 +6,20 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path, PurePath
 from typing import Any
 
 from flows.settings import name_of
 from pipeline_lib.config.built_in import PRESETS
+from pipeline_lib.config.data import ShardConfig
 from pipeline_lib.config.finetuning import FinetuneConfig
 from pipeline_lib.config.model import PromptsConfig
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.config.training import FIRST_ROUND, GuideConfig, TrainConfig, reads_guide
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint, Lineage, lineage_of
+from pipeline_lib.model.checkpoint import ORIGIN, Checkpoint, Companion, Lineage, lineage_of
 from pipeline_lib.model.starts import check_positions
 from pipeline_lib.runtime.machine import artifact_home
 from pipeline_lib.search.registry import in_use, names, pair_of
@@ -131,13 +132,26 @@ def champions_checkpoint(store: Store, found: Champion) -> Checkpoint:
     """
     checkpoint = checkpoint_of(store, checkpoint_behind(store, found))
     exported = find_content(store, "export", found.model_digest, found.keys.get("export", ""))
-    return as_exported(checkpoint, exported) if exported else checkpoint
+    return as_exported(store, checkpoint, exported) if exported else checkpoint
 
 
-def as_exported(checkpoint: Checkpoint, exported: Artifact) -> Checkpoint:
-    """The checkpoint with the lengths that an export of it reads."""
+def as_exported(store: Store, checkpoint: Checkpoint, exported: Artifact) -> Checkpoint:
+    """The checkpoint with the lengths that an export of it reads, and the model that stands beside it there.
+
+    Raises:
+        UserError: that one is not in this store.
+    """
     config = exported.manifest.config
-    return checkpoint.reading(config["max_x_tokens"], config["max_y_tokens"])
+    checkpoint = checkpoint.reading(config["max_x_tokens"], config["max_y_tokens"])
+    if not (beside := config.get("beside")):
+        return checkpoint
+    trained = input_of(store, exported, "train", "beside")
+    tokenizer = input_of(store, exported, "tokenizer", "beside_tokenizer")
+    if trained is None or tokenizer is None:
+        raise UserError(f"export {exported.manifest.key}: the model beside it is not in this store; publish it again")
+    other = Checkpoint(trained, beside["label"], tokenizer, ShardConfig())
+    other = other.reading(beside["max_x_tokens"], beside["max_y_tokens"])
+    return replace(checkpoint, companion=Companion(other, beside["share"]))
 
 
 def find_content(store: Store, stage: str, digest: str, key: str = "") -> Artifact | None:
@@ -235,7 +249,7 @@ def check_guide_model(store: Store, rules: TrainConfig | FinetuneConfig, guide: 
     is_wanted = guide.keep_top is not None or reads_guide(rules.false_negatives, rules.teacher)
     if not is_wanted or guide.model is None or guide.model == FIRST_ROUND:
         return
-    from pipeline_lib.evaluation.suites.models import HUB, open_outside
+    from pipeline_lib.evaluation.suites.outside import HUB, open_outside
 
     if HUB not in guide.model and find_checkpoint(store, guide.model) is None:
         open_outside(guide.model)

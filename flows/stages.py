@@ -25,7 +25,7 @@ from flows.runs import with_settings
 from flows.settings import PLACE_SETTINGS
 from flows.train import trained_here
 from flows.workspace import Dataset, TrainedRun, Workspace, recorded_params
-from pipeline_lib.model.checkpoint import lineage_of
+from pipeline_lib.model.checkpoint import Companion, lineage_of
 from pipeline_lib.runtime.machine import check_processes
 from pipeline_lib.train.start import checkpoint_of
 from tasks.training import batch_advice_task
@@ -140,8 +140,10 @@ def figures_step(handover: Handover, run: TrainedRun) -> Made:
 
 def measure_step(handover: Handover, run: TrainedRun) -> Made:
     """What selection reads of several checkpoints, on the validation of one corpus."""
-    named = zip(handover.checkpoints, handover.lengths, strict=True)
-    checkpoints = [checkpoint_of(run.work.store, name).reading(*lengths) for name, lengths in named]
+    store, checkpoints = run.work.store, []
+    for name, lengths, beside in zip(handover.checkpoints, handover.lengths, handover.beside, strict=True):
+        other = beside and Companion(checkpoint_of(store, beside[0]).reading(*beside[1:3]), beside[3])
+        checkpoints.append(replace(checkpoint_of(store, name).reading(*lengths), companion=other))
     found, checked = measured_on_validation(run, checkpoints)
     made = {str(place): [*map(ref_of, evaluations)] for place, evaluations in enumerate(found)}
     return made | {"checked": [ref_of(checked)]}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from flows.settings import Values, data_sentence, find_setting, flat, without_se
 from pipeline_lib.config.overrides import parse_set
 from pipeline_lib.config.run import RunConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.model.checkpoint import Checkpoint, Lineage, Origin, find_start, lineage_of, start_name
+from pipeline_lib.model.checkpoint import Checkpoint, Companion, Lineage, Origin, find_start, lineage_of, start_name
 from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.model.starts import check_fits
 from pipeline_lib.runtime.machine import writable_home
@@ -40,7 +40,7 @@ from pipeline_lib.train.memory import check_lora
 
 NEW_TRANSFORMER = "a new causal transformer, trained on this corpus alone"
 # sections that training does not depend on
-AFTER_TRAINING = ("name", "sample_queries", "read", "evaluate", "select", "export", "index", "promote")
+AFTER_TRAINING = ("name", "sample_queries", "read", "beside", "evaluate", "select", "export", "index", "promote")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Workspace:
     Attributes:
         start: the finished run's checkpoint that training starts or goes on from; None: it begins otherwise.
         asked: digest of what was asked for, the data aside: equal for all runs of one name and configuration.
+        companion: the model that stands beside this run's, where its vectors are read.
     """
 
     home: Path
@@ -57,6 +58,7 @@ class Workspace:
     config: RunConfig
     start: Checkpoint | None = None
     asked: str = ""
+    companion: Companion | None = None
 
     @property
     def registry(self) -> Home:
@@ -148,8 +150,7 @@ class TrainedRun:
         Raises:
             UserError: there is none of that label; the message lists those that there are.
         """
-        read = self.work.config.read
-        return self.lineage.checkpoint(label).reading(read.max_x_tokens, read.max_y_tokens)
+        return replace(self.lineage.checkpoint(label).reading(*self.work.config.read.lengths), companion=self.work.companion)
 
     @property
     def stages(self) -> dict[str, Artifact]:
@@ -179,7 +180,21 @@ def open_workspace(params: SourceParams) -> Workspace:
         config = with_settings(config, "model", init=folder)
     if start is not None:
         check_start(start, config)
-    return Workspace(home, store, config, start, asked)
+    return Workspace(home, store, config, start, asked, companion_of(store, config))
+
+
+def companion_of(store: Store, config: RunConfig) -> Companion | None:
+    """The second model, with the lengths that its own run reads; None where none is named.
+
+    Raises:
+        UserError: there is no such run or checkpoint.
+    """
+    if not (name := config.beside.model):
+        return None
+    if (found := find_checkpoint(store, name)) is None:
+        raise UserError(f"beside.model is {name!r}, expected RUN/step-000240, or the key or name of a finished run")
+    own = recorded_params(lineage_of(store, found.trained))
+    return Companion(found.reading(*own.resolve().read.lengths) if own else found, config.beside.share)
 
 
 def named_checkpoint(store: Store, name: str) -> tuple[str, str]:
@@ -202,7 +217,8 @@ def named_run(params: CheckpointParams, key: str) -> TrainedRun:
     recorded = recorded_params(lineage)
     own, note = _own_params(params, recorded, lineage.trained.manifest.key)
     config = as_tuned(own.resolve(), lineage)
-    return TrainedRun(Workspace(home, store, config), recorded, _dataset_of(store, lineage), lineage, note=note)
+    work = Workspace(home, store, config, companion=companion_of(store, config))
+    return TrainedRun(work, recorded, _dataset_of(store, lineage), lineage, note=note)
 
 
 def check_planned(params: SourceParams, store: Store, label: str) -> None:

@@ -40,6 +40,25 @@ class ReadConfig(StageConfig):
         ge=4,
     )
 
+    @property
+    def lengths(self) -> tuple[int | None, int | None]:
+        """Of queries and documents."""
+        return self.max_x_tokens, self.max_y_tokens
+
+
+class BesideConfig(StageConfig):
+    """Beside: a second model whose vectors stand beside this one's, wherever it is measured, exported, indexed or searched.
+
+    A cosine is then the mean of both models' cosines; training knows nothing of it. docs/results/lm.md has figures.
+    """
+
+    model: str | None = Field(
+        None,
+        description="The second model: RUN/step-000240, or the last checkpoint of RUN, which is a finished run's key or name;"
+        " null: none. It reads texts as its own run does.",
+    )
+    share: float = Field(0.3, description="The second model's share in the cosine.", gt=0, lt=1)
+
 
 class EvaluateConfig(StageConfig):
     """Held-out evaluation of every checkpoint, on tasks drawn from the curated pairs of one split."""

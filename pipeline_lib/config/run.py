@@ -17,7 +17,7 @@ from pipeline_lib.config.data import (
     TokenizerConfig,
     WorkersConfig,
 )
-from pipeline_lib.config.evaluation import EvaluateConfig, ReadConfig, SelectConfig, SuiteConfig
+from pipeline_lib.config.evaluation import BesideConfig, EvaluateConfig, ReadConfig, SelectConfig, SuiteConfig
 from pipeline_lib.config.model import ModelConfig, PromptsConfig, embedding_width
 from pipeline_lib.config.notify import NotifyConfig
 from pipeline_lib.config.queries import QueriesConfig
@@ -261,6 +261,7 @@ class RunConfig(StageConfig):
     guide: GuideConfig = added(GuideConfig())
     train: TrainConfig = TrainConfig()
     read: ReadConfig = added(ReadConfig())
+    beside: BesideConfig = added(BesideConfig())
     evaluate: EvaluateConfig = EvaluateConfig()
     suites: SuiteConfig = added(SuiteConfig())
     select: SelectConfig = SelectConfig()
@@ -271,6 +272,15 @@ class RunConfig(StageConfig):
     pools: PoolsConfig = operational(PoolsConfig())
     promote: PromoteConfig = operational(PromoteConfig())
 
+    @model_validator(mode="after")
+    def _both_whole(self) -> RunConfig:
+        if self.beside.model and (self.export.truncate_dim or self.export.quantize != "none"):
+            raise ValueError(
+                "beside.model puts two models side by side, of which no prefix and no 8-bit graph is made: leave"
+                " export.truncate_dim and export.quantize out"
+            )
+        return self
+
     @property
     def longest_text(self) -> int:
         """Tokens of the longest query or document, in training and after it, delimiters included."""
@@ -279,6 +289,8 @@ class RunConfig(StageConfig):
 
     @property
     def measured_dims(self) -> tuple[int, ...]:
-        """Prefixes of the vector that a model is measured at beside the whole one, the shortest first."""
+        """Prefixes of the vector that a model is measured at beside the whole one, the shortest first; of two models none."""
+        if self.beside.model:
+            return ()
         asked = {*(self.evaluate.dims or self.train.matryoshka.dims), self.export.truncate_dim}
         return tuple(sorted(dim for dim in asked if dim and dim != embedding_width(self.model)))

@@ -17,7 +17,7 @@ from pydantic import Field
 from pipeline_lib.config.base import StageConfig, added
 from pipeline_lib.config.lora import LoraConfig
 from pipeline_lib.export.int8_loss import Int8Loss, int8_section
-from pipeline_lib.export.usage import usage
+from pipeline_lib.export.usage import usage, use_of_both
 from pipeline_lib.model.checkpoint import Checkpoint
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.store.files import link_file
@@ -93,6 +93,8 @@ def model_folder(exported: Artifact, card: Artifact) -> Path:
 
 def _figures_of(exported: Artifact, checkpoint: Checkpoint) -> dict[str, Any]:
     trained, tokenizer, (model,) = checkpoint.trained, checkpoint.tokenizer, exported.manifest.parts
+    places = {"weights": "encoder/model.safetensors", "weights of the model beside it": "beside/encoder/model.safetensors"}
+    weights = {name: file for name, place in places.items() for file in model.files if file.name == place}
     lengths = {name: exported.manifest.config[name] for name in ("label", "max_x_tokens", "max_y_tokens")}
     return {
         **lengths,
@@ -100,7 +102,7 @@ def _figures_of(exported: Artifact, checkpoint: Checkpoint) -> dict[str, Any]:
         "training": trained.manifest.config,
         **_seen(trained),
         "lineage": {
-            "weights": next(file.sha256 for file in model.files if file.name == "encoder/model.safetensors"),
+            **{name: file.sha256 for name, file in weights.items()},
             "training": trained.digest,
             **{f"training's {name}": digest for name, digest in trained.manifest.inputs.items()},
             "tokenizer": tokenizer.digest,
@@ -128,7 +130,7 @@ def model_card(facts: CardFacts, figures: Mapping[str, Any]) -> str:
         f"# {facts.title}\n\n{_ADAPTED if 'prompts' in figures else _INTRODUCTION}\n",
         *([f"{facts.method}\n"] if facts.method else []),
         _table(("", ""), _properties(facts, figures)),
-        usage(figures) + (_ONNX if figures["onnx"] else "") + _without_onnx(figures),
+        usage(figures) + use_of_both(figures) + (_ONNX if figures["onnx"] else "") + _without_onnx(figures),
         "## Training\n\n" + _training(facts, figures),
         *([_evaluation(facts)] if facts.metrics else []),
         *([int8_section(figures, facts.int8)] if facts.int8 else []),
@@ -192,7 +194,7 @@ def _properties(facts: CardFacts, figures: Mapping[str, Any]) -> list[tuple[str,
         ("checkpoint", figures["label"]),
         ("start of training", facts.base),
         *_adapters(figures),
-        ("dimensions", f"{figures['dim']}" + (f", the first of {figures['whole_dim']}" if "whole_dim" in figures else "")),
+        ("dimensions", _dimensions(figures)),
         ("parameters", f"{figures['parameters']:,}"),
         ("layers", str(figures["layers"])),
         ("vocabulary", f"{figures['vocab_size']:,}"),
@@ -200,6 +202,13 @@ def _properties(facts: CardFacts, figures: Mapping[str, Any]) -> list[tuple[str,
         ("longest document", f"{figures['max_y_tokens']} tokens, {around} included; longer ones are cut"),
         ("similarity", "cosine"),
     ]
+
+
+def _dimensions(figures: Mapping[str, Any]) -> str:
+    if beside := figures.get("beside"):
+        parts = f"{beside['own_dim']} of this model, {beside['dim']} of the one beside it ({beside['checkpoint']})"
+        return f"{figures['dim']}: {parts}"
+    return f"{figures['dim']}" + (f", the first of {figures['whole_dim']}" if "whole_dim" in figures else "")
 
 
 def _adapters(figures: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@
     model.onnx, search.json          the same for onnxruntime, and what a reader without transformers must know
     model.int8.onnx                  where it was asked for: its weights in 8 bits, for queries
     self_test.json                   texts, their ids and vectors, which our own loaders check
+    beside/, beside.json             where a second model's vectors stand beside these: its own export (beside.py)
 
 sentence-transformers can wrap a side's texts in its own opening and closing token only with a tokenizer a side, and a
 tokenizer only comes with a transformer; two of the real one would be loaded as two copies. So each side has an empty one, whose
@@ -30,16 +31,19 @@ import torch
 from pydantic import ConfigDict, Field
 from safetensors.numpy import save as save_tensors
 
-from pipeline_lib.config.base import StageConfig
+from pipeline_lib.config.base import StageConfig, added
 from pipeline_lib.config.model import check_dims
 from pipeline_lib.config.run import ExportConfig
 from pipeline_lib.errors import UserError
+from pipeline_lib.export.beside import FOLDER as BESIDE
+from pipeline_lib.export.beside import Beside
+from pipeline_lib.export.empty_transformer import TRANSFORMER_MODULE, write_empty_transformer
 from pipeline_lib.export.onnx import NO_PROMPTS, pad, run_onnx, write_onnx
 from pipeline_lib.export.quantized import FILE as INT8_FILE
 from pipeline_lib.export.quantized import measure_int8, write_int8
 from pipeline_lib.export.self_test import TEXTS as SELF_TEST_TEXTS
 from pipeline_lib.export.self_test import weights_digest, write_self_test
-from pipeline_lib.model.checkpoint import Checkpoint
+from pipeline_lib.model.checkpoint import Checkpoint, Companion
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.given import EmbeddingHead, longest_input, truncated_head, truncating_dense
 from pipeline_lib.model.lora import weights_folder
@@ -68,6 +72,7 @@ class ExportKey(StageConfig):
     label: str = Field(description="The checkpoint's part label.")
     max_x_tokens: int = Field(description="Longest query (tokens).")
     max_y_tokens: int = Field(description="Longest document (tokens).")
+    beside: dict[str, Any] = added({}, description="The second model's label, lengths and share; empty: there is none.")
 
 
 def export(store: Store, checkpoint: Checkpoint, config: ExportConfig, progress: Progress = silent) -> Artifact:
@@ -77,25 +82,51 @@ def export(store: Store, checkpoint: Checkpoint, config: ExportConfig, progress:
     int8 (see `measure_int8`) and, where one was asked for and could not be written, no_onnx or no_int8: why.
 
     Raises:
-        UserError: there is no such checkpoint, or model and lengths do not fit.
+        UserError: there is no such checkpoint, or model and lengths do not fit; a prefix is asked of two models side by side.
     """
+    other = checkpoint.companion
+    if other and config.truncate_dim:
+        raise UserError("export.truncate_dim keeps a prefix, and beside.model puts two models side by side: leave one out")
     key_config = ExportKey(
         export=config,
         label=checkpoint.label,
-        max_x_tokens=checkpoint.shards.max_x_tokens,
-        max_y_tokens=checkpoint.shards.max_y_tokens,
+        **_lengths(checkpoint),
+        beside={"label": other.checkpoint.label, "share": other.share, **_lengths(other.checkpoint)} if other else {},
     )
     inputs = {"trained": checkpoint.trained, "tokenizer": checkpoint.tokenizer}
+    if other:
+        inputs |= {BESIDE: other.checkpoint.trained, f"{BESIDE}_tokenizer": other.checkpoint.tokenizer}
 
     def make(key: str) -> Outcome:
         part = store.find_part(STAGE.name, key)
         if part is None:
             scratch = store.scratch(STAGE.name)
             facts = _Folder(scratch, weights_folder(checkpoint), checkpoint, progress, config.truncate_dim).write(key_config)
+            if other:
+                facts |= _write_beside(scratch, other, key_config, facts, progress)
             part = store.commit_part(draft_part(STAGE, key, "model", Counts(n_in=1, n_out=1), facts=facts), scratch)
         return Outcome(parts=(part,), counts=part.counts, facts=part.facts)
 
     return store.build(STAGE, key_config, inputs, make)
+
+
+def _lengths(checkpoint: Checkpoint) -> dict[str, int]:
+    return {f"max_{side}_tokens": checkpoint.max_tokens(side) for side in SIDES.values()}
+
+
+def _write_beside(
+    place: Path, companion: Companion, config: ExportKey, facts: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Write the second model's export into the first's; returns the facts of both that differ from the first's."""
+    folder = place / BESIDE
+    folder.mkdir()
+    own = _Folder(folder, weights_folder(companion.checkpoint), companion.checkpoint, progress).write(config)
+    both = {name: facts[name] + own[name] for name in ("dim", "parameters")}
+    Beside(folder, companion.share).write(both["dim"])
+    told = {"share": companion.share, "own_dim": facts["dim"], **{name: own[name] for name in ("dim", "parameters", "layers")}}
+    missing: dict[str, Any] = {name: own[name] for name in ("no_onnx", "no_int8") if name in own}
+    told["checkpoint"] = companion.checkpoint.name
+    return {**both, "onnx": facts["onnx"] and own["onnx"], **missing, "beside": told}
 
 
 class _Folder:
@@ -137,7 +168,7 @@ class _Folder:
         write_json(self.place / "encoder" / "config.json", _read_json(self.source / "config.json") | own)
         if not self.encoder.head:
             self.encoder.save_beside(self.place / "encoder")
-        write_json(self.place / "encoder" / "sentence_bert_config.json", _TRANSFORMER_MODULE | self._own_lengths())
+        write_json(self.place / "encoder" / "sentence_bert_config.json", TRANSFORMER_MODULE | self._own_lengths())
         # sentence-transformers asks every transformer for a tokenizer; where each side has its own, this one is never called
         self._write_tokenizer("encoder", max(self.max_tokens, key=lambda name: self.max_tokens[name]))
         self._step(1, "tokenizers and modules")
@@ -224,17 +255,8 @@ class _Folder:
 
     def _write_side(self, name: str) -> None:
         """A transformer without layers, which only carries the side's tokenizer through the loader."""
-        max_tokens = self.max_tokens[name]
         vocab_size = self.encoder.backbone.config.vocab_size
-        write_json(self.place / name / "config.json", _empty_config(vocab_size, max_tokens))
-        tensors = {
-            "wte.weight": np.zeros((vocab_size, 1), np.float32),
-            "wpe.weight": np.zeros((max_tokens, 1), np.float32),
-            "ln_f.weight": np.zeros(1, np.float32),
-            "ln_f.bias": np.zeros(1, np.float32),
-        }
-        (self.place / name / "model.safetensors").write_bytes(save_tensors(tensors, metadata={"format": "pt"}))
-        write_json(self.place / name / "sentence_bert_config.json", _TRANSFORMER_MODULE)
+        write_empty_transformer(self.place / name, vocab_size, self.max_tokens[name])
         self._write_tokenizer(name, name)
 
     def _write_tokenizer(self, folder: str, name: str) -> None:
@@ -363,31 +385,6 @@ class _Folder:
                 "weights_sha256": weights_digest(self.place),
             },
         )
-
-
-_TRANSFORMER_MODULE = {
-    "transformer_task": "feature-extraction",
-    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-    "module_output_name": "token_embeddings",
-}
-
-
-def _empty_config(vocab_size: int, positions: int) -> dict[str, Any]:
-    """A GPT-2 of no layers, width 1, which takes any token id and costs two additions a token."""
-    return {
-        "architectures": ["GPT2Model"],
-        "model_type": "gpt2",
-        "vocab_size": vocab_size,
-        "n_positions": positions,
-        "n_embd": 1,
-        "n_layer": 0,
-        "n_head": 1,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
-        "dtype": "float32",
-        "use_cache": False,
-    }
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline_lib.errors import CorruptArtifact
+from pipeline_lib.export.beside import Beside, side_by_side
 from pipeline_lib.export.self_test import SelfTest, weights_digest
 from pipeline_lib.model.encoder import Encoder
 from pipeline_lib.model.micro_batches import embed_ids
@@ -36,7 +37,7 @@ class TorchQueries:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._model = ExportedModel(folder)
+        self._model = open_export(folder)
 
     @property
     def dim(self) -> int:
@@ -97,6 +98,39 @@ class ExportedModel:
     def embed(self, texts: Sequence[str], side: Side, batch_tokens: int = 16_384, progress: Progress = silent) -> np.ndarray:
         """Unit vectors (N, D) float32 of texts as queries ("x") or documents ("y"), in their order."""
         return embed_ids(self.encoder, self.token_ids(texts, side), batch_tokens, progress)
+
+
+class ExportedPair:
+    """Two exported models side by side.
+
+    Args:
+        own: the first.
+        other: the second.
+        share: of the second in the cosine.
+    """
+
+    def __init__(self, own: ExportedModel, other: ExportedModel, share: float) -> None:
+        self.own, self.other, self.share = own, other, share
+
+    def for_task(self, *names: str) -> ExportedPair:
+        """The same with the prompts of the first of these tasks that has some, each model with its own."""
+        return ExportedPair(self.own.for_task(*names), self.other.for_task(*names), self.share)
+
+    @property
+    def width(self) -> int:
+        """Dimensions of a vector of both."""
+        return self.own.width + self.other.width
+
+    def embed(self, texts: Sequence[str], side: Side, batch_tokens: int = 16_384, progress: Progress = silent) -> np.ndarray:
+        """Unit vectors (N, D) float32 of texts as queries ("x") or documents ("y"), in their order."""
+        own_ND = self.own.embed(texts, side, batch_tokens, progress)
+        return side_by_side(own_ND, self.other.embed(texts, side, batch_tokens), self.share)
+
+
+def open_export(folder: Path, device: str = "cpu", precision: Precision = "float32") -> ExportedModel | ExportedPair:
+    """The model of an export, or both of them; see `ExportedModel`."""
+    own, beside = ExportedModel(folder, device, precision), Beside.read(folder)
+    return ExportedPair(own, ExportedModel(beside.folder, device, precision), beside.share) if beside else own
 
 
 def _read_tokenizers(folder: Path) -> tuple[PairTokenizer, dict[Side, int]]:

@@ -56,6 +56,12 @@ def usage(figures: Mapping[str, Any]) -> str:
     return _of_sentence_transformers(figures) if "prompts" in figures else _of_delimiters(figures)
 
 
+def use_of_both(figures: Mapping[str, Any]) -> str:
+    """What must be known of two models side by side; empty of one alone."""
+    beside = figures.get("beside")
+    return _BOTH.format(share=beside["share"], own=beside["own_dim"], dim=figures["dim"]) if beside else ""
+
+
 def _of_delimiters(figures: Mapping[str, Any]) -> str:
     wrapped, state, (line, expression) = WRAPPED[figures["distinct"]], STATES[figures["pooling"]], POOLED[figures["pooling"]]
     before: Mapping[str, str] = figures.get("before") or {}
@@ -96,6 +102,23 @@ def said_before(prompts: Mapping[str, str]) -> str:
     """The prompts of the sides in words."""
     return " and ".join(f"`{prompt!r}` before every {name}" for name, prompt in prompts.items())
 
+
+_BOTH = """
+That is the first of two models, {own} of {dim} dimensions. The second lies in `beside/`. What was measured and indexed are both
+side by side, each scaled by the root of its share ({share:g} is the second's), so that a cosine is the mean of both:
+
+```python
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+own, other, share = SentenceTransformer("path/to/this/folder"), SentenceTransformer("path/to/this/folder/beside"), {share:g}
+
+
+def both(texts, side):  # side: "query" or "document"
+    parts = [getattr(model, f"encode_{{side}}")(texts, normalize_embeddings=True) for model in (own, other)]
+    return np.concatenate([parts[0] * (1 - share) ** 0.5, parts[1] * share**0.5], axis=1)
+```
+"""
 
 _DELIMITERS = """\
 ## Use

@@ -31,13 +31,26 @@ ORIGIN = "origin.json"
 
 
 @dataclass(frozen=True)
+class Companion:
+    """A second model beside a checkpoint: their vectors are one, and `share` is its part in the cosine."""
+
+    checkpoint: Checkpoint
+    share: float
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """A part of a `train` artifact, its tokenizer, and the lengths that it reads: those of its training, or others."""
+    """A part of a `train` artifact, its tokenizer, and the lengths that it reads: those of its training, or others.
+
+    Attributes:
+        companion: the model beside it, wherever its vectors are read; training knows nothing of it.
+    """
 
     trained: Artifact
     label: str
     tokenizer: Artifact
     shards: ShardConfig
+    companion: Companion | None = None
 
     @property
     def step(self) -> int:

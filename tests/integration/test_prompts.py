@@ -18,7 +18,8 @@ from pipeline_lib.config.data import ShardConfig, TokenizerConfig
 from pipeline_lib.config.model import ModelConfig, PromptsConfig
 from pipeline_lib.config.run import ExportConfig, RunConfig
 from pipeline_lib.errors import UserError
-from pipeline_lib.evaluation.suites.models import CheckpointEncoder, ExportEncoder
+from pipeline_lib.evaluation.suites.models import CheckpointEncoder
+from pipeline_lib.evaluation.suites.outside import ExportEncoder
 from pipeline_lib.evaluation.suites.variants import TruncatedModel, for_task
 from pipeline_lib.export.card import CardFacts, model_card
 from pipeline_lib.export.export import export

@@ -18,8 +18,9 @@ from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.errors import UserError
 from pipeline_lib.evaluation.suites import suite_modules
 from pipeline_lib.evaluation.suites.lexical import Bm25Model, TfidfModel
-from pipeline_lib.evaluation.suites.models import Model, open_outside
+from pipeline_lib.evaluation.suites.models import Model
 from pipeline_lib.evaluation.suites.official_files import MissingData
+from pipeline_lib.evaluation.suites.outside import open_outside
 from pipeline_lib.evaluation.suites.suite import Families, Groups, Suite, Suites, SuiteText
 from pipeline_lib.store.files import replace_file
 

@@ -15,7 +15,6 @@ from pipeline_lib.config.model import check_dims
 from pipeline_lib.evaluation.suites.models import (
     FINGERPRINT_DIGITS,
     CheckpointEncoder,
-    ExportEncoder,
     HybridModel,
     Model,
     ModelId,
@@ -23,6 +22,7 @@ from pipeline_lib.evaluation.suites.models import (
     TextEncoder,
     precision_of,
 )
+from pipeline_lib.evaluation.suites.outside import ExportEncoder
 from pipeline_lib.runtime.machine import Precision
 from pipeline_lib.runtime.progress import Progress, silent
 from pipeline_lib.store.files import digest_of

@@ -18,7 +18,7 @@ from pipeline_lib.config.evaluation import SuiteConfig
 from pipeline_lib.config.run import ExportConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.evaluation.suites.lexical import Bm25Model
-from pipeline_lib.evaluation.suites.models import ExportEncoder, SentenceTransformersEncoder
+from pipeline_lib.evaluation.suites.outside import ExportEncoder, SentenceTransformersEncoder
 from pipeline_lib.evaluation.suites.registry import open_model, open_suite
 from pipeline_lib.export.export import export
 from pipeline_lib.store.store import Store
