@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pipeline_lib.index.rows import Ranked
+    from pipeline_lib.search.encoders import QueryEncoder
     from pipeline_lib.search.filters import Filters
     from pipeline_lib.search.hits import Hit
     from pipeline_lib.search.query import Mode, Searcher
@@ -308,8 +309,8 @@ def _written(out: str) -> Iterator[IO[str]]:
         part.unlink(missing_ok=True)
 
 
-def load_weights(folder: Path) -> Any:
-    """An export without model.onnx, for `cpt search`."""
+def load_weights(folder: Path) -> QueryEncoder:
+    """An export without model.onnx, for whatever searches or serves."""
     from pipeline_lib.export.exported import TorchQueries  # torch: only where there is no model.onnx
 
     return TorchQueries(folder)

@@ -27,6 +27,7 @@ from pipeline_lib.tokens.sentence_transformer import SETTINGS_FILE, task_prompts
 from pipeline_lib.tokens.tokenizer_files import bare_tokenizer, read_tokenizer_json
 
 FOLDERS: dict[Side, str] = {"x": "query", "y": "document"}
+SIDE_OF: dict[str, Side] = {name: side for side, name in FOLDERS.items()}
 
 
 class TorchQueries:
@@ -46,7 +47,11 @@ class TorchQueries:
 
     def embed(self, texts: Sequence[str], side: Literal["query", "document"]) -> np.ndarray:
         """Unit vectors (N, D)."""
-        return self._model.embed(texts, "x" if side == "query" else "y")
+        return self._model.embed(texts, SIDE_OF[side])
+
+    def token_ids(self, texts: Sequence[str], side: Literal["query", "document"]) -> list[list[int]]:
+        """Ids of each text with their delimiters."""
+        return self._model.token_ids(texts, SIDE_OF[side])
 
 
 class ExportedModel:
@@ -120,6 +125,11 @@ class ExportedPair:
     def width(self) -> int:
         """Dimensions of a vector of both."""
         return self.own.width + self.other.width
+
+    def token_ids(self, texts: Sequence[str], side: Side) -> list[list[int]]:
+        """Ids of each text, the first model's and then the second's: all that is read of it."""
+        own, other = self.own.token_ids(texts, side), self.other.token_ids(texts, side)
+        return [first + second for first, second in zip(own, other, strict=True)]
 
     def embed(self, texts: Sequence[str], side: Side, batch_tokens: int = 16_384, progress: Progress = silent) -> np.ndarray:
         """Unit vectors (N, D) float32 of texts as queries ("x") or documents ("y"), in their order."""

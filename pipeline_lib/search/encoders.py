@@ -34,6 +34,10 @@ class QueryEncoder(Protocol):
         """D."""
         ...
 
+    def token_ids(self, texts: Sequence[str], side: Literal["query", "document"]) -> list[list[int]]:
+        """Ids of each text with their delimiters."""
+        ...
+
     def embed(self, texts: Sequence[str], side: Literal["query", "document"]) -> np.ndarray:
         """Unit vectors (N, D)."""
         ...
@@ -58,6 +62,11 @@ class SideBySide:
     def dim(self) -> int:
         """Dimensions of a vector of both."""
         return sum(encoder.dim for encoder in self.both)
+
+    def token_ids(self, texts: Sequence[str], side: Literal["query", "document"]) -> list[list[int]]:
+        """Ids of each text, the first model's and then the second's: all that is read of it."""
+        own, other = (encoder.token_ids(texts, side) for encoder in self.both)
+        return [first + second for first, second in zip(own, other, strict=True)]
 
     def embed(self, texts: Sequence[str], side: Literal["query", "document"]) -> np.ndarray:
         """Unit vectors (N, D) of both."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpus import write_corpus
+from corpus import PLANTED, PLANTED_NAME, write_corpus
 from exported_models import TEXTS, tiny_checkpoint
 
 from flows.runs import as_exported
@@ -21,7 +21,7 @@ from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.evaluation.suites.outside import ExportEncoder
 from pipeline_lib.export.export import export
-from pipeline_lib.export.exported import open_export
+from pipeline_lib.export.exported import TorchQueries, open_export
 from pipeline_lib.model.checkpoint import Checkpoint, Companion
 from pipeline_lib.search.encoders import SideBySide, load_encoder
 from pipeline_lib.search.registry import champion
@@ -76,23 +76,14 @@ def test_the_export_gives_the_same_vectors_by_every_loader(
     graph = load_encoder(folder, None, int8=False)
     assert isinstance(graph, SideBySide) and graph.dim == 64
     assert graph.embed(TEXTS, "query") == pytest.approx(xs, abs=1e-5)
-    weights = load_encoder(export(store, pair, ExportConfig(onnx=False)).part_folder(), lambda place: Torch(place), int8=False)
+    weights = load_encoder(export(store, pair, ExportConfig(onnx=False)).part_folder(), TorchQueries, int8=False)
     assert weights.embed(TEXTS, "document") == pytest.approx(ys, abs=1e-5)
+    for side in ("query", "document"):  # a service counts what it reads, whichever library runs the model
+        assert weights.token_ids(TEXTS, side) == graph.token_ids(TEXTS, side)
     again = as_exported(store, replace(pair, companion=None), exported)
     assert CheckpointEncoder(again, precision="float32").id == expected.id, "what a champion is compared and added to as"
     given = run_sentence_transformers(folder, tmp_path)
     assert given["query"] == pytest.approx(xs, abs=1e-5) and given["document"] == pytest.approx(ys, abs=1e-5)
-
-
-class Torch:
-    """The weights by torch, as a search takes them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.model = open_export(folder)
-        self.dim = self.model.width
-
-    def embed(self, texts: Any, side: str) -> np.ndarray:
-        return self.model.embed(texts, "x" if side == "query" else "y")
 
 
 def run_sentence_transformers(folder: Path, place: Path) -> dict[str, np.ndarray]:
@@ -173,7 +164,8 @@ def test_a_run_is_published_beside_another_and_grows_at_night(tmp_path: Path) ->
     card = (pair.model / "README.md").read_text() if (pair.model / "README.md").is_file() else ""
     card = card or (home / "reports" / "both" / "model_card.md").read_text()
     assert "| dimensions | 128: 64 of this model, 64 of the one beside it (" in card
-    (corpus / "late.py").write_text('def moor_the_zeppelin(mast):\n    """Moor a zeppelin to its mast."""\n    return mast\n')
-    cpt(home, "index", "--update", "--name", "both", "--source", str(corpus))
-    found = json.loads(cpt(home, "search", "--name", "both", "--json", "moor a zeppelin to its mast"))
+    (corpus / "late_99").mkdir()
+    (corpus / "late_99" / "core.py").write_text(PLANTED.replace(PLANTED_NAME, "moor_the_zeppelin").replace("cabin", "mast"))
+    cpt(home, "index", "--update", "--name", "both")
+    found = json.loads(cpt(home, "search", "--name", "both", "--json", "manifest of a zeppelin into rows of mast and name"))
     assert "moor_the_zeppelin" in json.dumps(found["hits"])
