@@ -62,7 +62,7 @@ def pairs_of(work: Workspace, known: Artifact | None = None) -> Pairs:
     return Pairs(extracted, validated, curate_task(store, validated, config, contamination, known))
 
 
-def dataset_of(work: Workspace, pairs: Pairs | None = None, grown: Checkpoint | None = None) -> Dataset:
+def dataset_of(work: Workspace, pairs: Pairs | Dataset | None = None, grown: Checkpoint | None = None) -> Dataset:
     """The dataset of a run, each stage made or found made.
 
     Args:

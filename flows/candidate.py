@@ -21,6 +21,7 @@ from flows.evaluate import (
 )
 from flows.hooks import in_subflow
 from flows.pools import FiguredSplit, Made, artifact_of, figured_on_pool, opened_dataset, published_on_pool, ref_of
+from flows.runs import as_exported
 from flows.workspace import DatasetRef, TrainedRun, Workspace, publishing_commands, recorded_params, whole_story
 from pipeline_lib.evaluation.suites.variants import truncated
 from pipeline_lib.index.hybrid import fusion_in
@@ -60,7 +61,10 @@ class Published:
         lineage = lineage_of(work.store, work.store.open("train", kept["trained"]))
         dataset = opened_dataset(work.store, DatasetRef(**kept["dataset"]))
         start = artifact_of(work.store, kept["began"]) if kept["began"] else None
-        return cls.of(TrainedRun(work, recorded_params(lineage), dataset, lineage, start), kept["made"])
+        published = cls.of(TrainedRun(work, recorded_params(lineage), dataset, lineage, start), kept["made"])
+        as_published = as_exported(work.store, lineage.checkpoint(published.checkpoint), published.stages["export"])
+        work = replace(work, companion=as_published.companion)
+        return replace(published, run=replace(published.run, work=work))
 
     def figured(self, split: FiguredSplit) -> Published:
         """The same with its figures on a split, and the card that shows them."""

@@ -95,6 +95,8 @@ def configure(name: str, layers: Sequence[Mapping[str, Any]], recipe: Mapping[st
         check_optimizer(stage)
     check_early_stopping(config.train, config.shards.splits)
     check_guide(config.train, config.guide)
+    if config.beside.trained:
+        preset(config.beside.trained)  # before anything is made
     width = embedding_width(config.model) or start_width(config.model.init)
     check_dims(config.train.matryoshka.dims, width, "train.matryoshka.dims")
     check_dims(config.evaluate.dims, width, "evaluate.dims")

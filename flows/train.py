@@ -16,6 +16,7 @@ from flows.pools import trained_on_pool
 from flows.pretrain import pretrain_on, text_of
 from flows.roots import admit
 from flows.runs import ON_GROWTH, with_settings, working_store
+from flows.settings import flat, name_of, words_of
 from flows.workspace import (
     Dataset,
     DatasetRef,
@@ -28,12 +29,18 @@ from flows.workspace import (
     origin_of,
     recorded_params,
 )
-from pipeline_lib.model.checkpoint import Lineage, check_fit, record_origin
+from pipeline_lib.config.evaluation import BesideConfig
+from pipeline_lib.config.overrides import overrides_of
+from pipeline_lib.config.presets import preset
+from pipeline_lib.config.run import RunConfig
+from pipeline_lib.model.checkpoint import Companion, Lineage, check_fit, record_origin
 from pipeline_lib.model.lora import weights_folder
 from pipeline_lib.store.artifact import Artifact
 from pipeline_lib.train.start import recipe_of
 from tasks.training import lexical_start_task, register_checkpoints, train_task
 from tasks.ui import say
+
+OF_PAIRS = ("source", "extract", "queries", "contract", "contamination", "curate")  # sections that make the pairs
 
 
 class TrainedRef(BaseModel):
@@ -66,6 +73,8 @@ def train_on(work: Workspace, params: SourceParams, dataset: Dataset) -> Trained
     Args:
         params: which it is recorded with.
     """
+    if work.config.beside.trained:
+        work = replace(work, companion=second_of(work, params, dataset))
     work = warm_started(work, dataset)
     dataset = guided(work, dataset, trained_of)
     parent, began = dataset.start.trained if dataset.start else None, time.time()
@@ -77,6 +86,40 @@ def train_on(work: Workspace, params: SourceParams, dataset: Dataset) -> Trained
     if trained.started_at >= began:
         register_checkpoints(trained, work.config.name, params.machine.model_dump(exclude_none=True))
     return TrainedRun(work, recorded_params(lineage), dataset, lineage, start or parent)
+
+
+def second_of(work: Workspace, params: SourceParams, dataset: Dataset) -> Companion:
+    """The model of `beside.preset`, trained on the pairs of a dataset or found trained.
+
+    Args:
+        params: of the run that it stands beside.
+
+    Raises:
+        UserError: its start is not here, or does not fit.
+    """
+    config = work.config
+    say(f"  {config.beside.trained} on the same pairs, to stand beside {config.name}")
+    asked = second_params(params, config)
+    other = open_workspace(asked)
+    others = in_subflow("build-dataset", other.config.name, dataset_of, other, dataset)
+    run = in_subflow("train", other.config.name, train_on, other, asked, others)
+    return Companion(run.checkpoint(run.lineage.labels[-1]), config.beside.share)
+
+
+def second_params(params: SourceParams, config: RunConfig) -> TrainParams:
+    """What trains the model of `beside.preset` alone, on the pairs that a configuration makes."""
+    name = str(config.beside.trained)
+    alone = preset(name)
+    of_these_pairs = alone.model_copy(update={section: getattr(config, section) for section in OF_PAIRS})
+    second = of_these_pairs.model_copy(update={"beside": BesideConfig(), "pools": config.pools})
+    values = flat(RunConfig, overrides_of(second, alone))
+    return TrainParams(
+        preset=name,
+        source=values.pop("source.folder", None),
+        name=name_of(f"{config.name}-{name}"),
+        set=words_of(RunConfig, values),
+        machine=params.machine,
+    )
 
 
 def trained_of(work: Workspace, dataset: Dataset) -> tuple[Artifact, Artifact | None]:
@@ -144,6 +187,8 @@ def find_run(params: CheckpointParams, checkpoint: str | None) -> tuple[TrainedR
         run = named_run(params, key)
         if run.note:
             say(f"  {run.note}")
+        if run.work.config.beside.trained:
+            run = replace(run, work=replace(run.work, companion=second_of(run.work, params, run.dataset)))
     else:
         check_planned(params, store, label)
         work = open_workspace(params)

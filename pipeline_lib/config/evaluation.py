@@ -52,12 +52,26 @@ class BesideConfig(StageConfig):
     A cosine is then the mean of both models' cosines; training knows nothing of it. docs/results/lm.md has figures.
     """
 
+    preset: str | None = Field(
+        None,
+        description="Preset of the second model, which is trained before this one, on the same pairs; null: none.",
+    )
     model: str | None = Field(
         None,
-        description="The second model: RUN/step-000240, or the last checkpoint of RUN, which is a finished run's key or name;"
-        " null: none. It reads texts as its own run does.",
+        description="A finished model in place of that preset's: RUN/step-000240, or the last checkpoint of RUN, which is a"
+        " run's key or name; null: none. It reads texts as its own run does.",
     )
     share: float = Field(0.3, description="The second model's share in the cosine.", gt=0, lt=1)
+
+    @property
+    def trained(self) -> str | None:
+        """The preset whose model is to be trained; None where there is no second model, or where it is a finished one."""
+        return None if self.model else self.preset
+
+    @property
+    def is_wanted(self) -> bool:
+        """True where there is to be a second model."""
+        return bool(self.preset or self.model)
 
 
 class EvaluateConfig(StageConfig):

@@ -221,6 +221,9 @@ def describe(config: RunConfig, name: str) -> str:
         f"  training  {train.steps:,} steps of {train.batch_size:,} pairs: {train.batch_size - 1:,} negatives a pair",
         f"  rates     {whose}: {train.rates()}",
     ]
+    if config.beside.is_wanted:
+        second = f"preset {config.beside.trained}'s, trained first" if config.beside.trained else config.beside.model
+        lines.append(f"  beside    {second}: {config.beside.share:g} of a cosine")
     if config.tests_plumbing:
         lines.append("  purpose   tests the plumbing; its figures mean nothing")
     return "\n".join(lines)

@@ -274,9 +274,9 @@ class RunConfig(StageConfig):
 
     @model_validator(mode="after")
     def _both_whole(self) -> RunConfig:
-        if self.beside.model and (self.export.truncate_dim or self.export.quantize != "none"):
+        if self.beside.is_wanted and (self.export.truncate_dim or self.export.quantize != "none"):
             raise ValueError(
-                "beside.model puts two models side by side, of which no prefix and no 8-bit graph is made: leave"
+                "beside puts two models side by side, of which no prefix and no 8-bit graph is made: leave"
                 " export.truncate_dim and export.quantize out"
             )
         return self
@@ -290,7 +290,7 @@ class RunConfig(StageConfig):
     @property
     def measured_dims(self) -> tuple[int, ...]:
         """Prefixes of the vector that a model is measured at beside the whole one, the shortest first; of two models none."""
-        if self.beside.model:
+        if self.beside.is_wanted:
             return ()
         asked = {*(self.evaluate.dims or self.train.matryoshka.dims), self.export.truncate_dim}
         return tuple(sorted(dim for dim in asked if dim and dim != embedding_width(self.model)))

@@ -99,6 +99,7 @@ def plan(config: RunConfig, terms: Terms) -> dict[str, Any]:
     return {
         "preset": config.name,
         "reference": config.reference,
+        "beside": config.beside.trained,
         "start": config.model.init or {"random": "random weights", "lexical": "the lexical start"}[config.model.start],
         "parameters": work.weights,
         "trainable_parameters": work.trained,
@@ -159,6 +160,8 @@ def describe_plan(found: dict[str, Any]) -> str:
         f"  a training state: {found['state_bytes'] / 1e9:.3g} GB on the disk",
         f"  {found['steps']:,} steps, {found['pairs_seen']:,} pairs, all texts at their longest",
     ]
+    if found["beside"]:
+        lines.append(f"  beside it the model of preset {found['beside']}, trained first and not counted here")
     if found["seconds_per_step"] is not None:
         price = f", {found['cost']:,.0f} at the given price" if found["cost"] is not None else "; give --price for the cost"
         lines += [

@@ -15,14 +15,19 @@ import pytest
 from corpus import PLANTED, PLANTED_NAME, write_corpus
 from exported_models import TEXTS, tiny_checkpoint
 
+from flows.candidate import Published
+from flows.params import TrainParams
 from flows.runs import as_exported
+from flows.train import second_params
+from flows.workspace import DatasetRef, Workspace
+from pipeline_lib.config.presets import describe, preset
 from pipeline_lib.config.run import ExportConfig, RunConfig
 from pipeline_lib.errors import CorruptArtifact, UserError
 from pipeline_lib.evaluation.suites.models import CheckpointEncoder
 from pipeline_lib.evaluation.suites.outside import ExportEncoder
 from pipeline_lib.export.export import export
 from pipeline_lib.export.exported import TorchQueries, open_export
-from pipeline_lib.model.checkpoint import Checkpoint, Companion
+from pipeline_lib.model.checkpoint import Checkpoint, Companion, lineage_of
 from pipeline_lib.search.encoders import SideBySide, load_encoder
 from pipeline_lib.search.registry import champion
 from pipeline_lib.store.artifact import Artifact
@@ -127,7 +132,7 @@ def test_a_lost_second_model_is_refused(exported: Artifact, tmp_path: Path) -> N
 
 
 def test_what_two_models_cannot_have_is_refused(store: Store, pair: Checkpoint) -> None:
-    with pytest.raises(UserError, match=r"keeps a prefix, and beside\.model puts two models side by side"):
+    with pytest.raises(UserError, match=r"keeps a prefix, and beside puts two models side by side"):
         export(store, pair, ExportConfig(truncate_dim=16))
     for name, value in (("truncate_dim", 16), ("quantize", "int8")):
         with pytest.raises(ValueError, match=r"leave export\.truncate_dim and export\.quantize out"):
@@ -144,6 +149,72 @@ def cpt(home: Path, *words: str, fails: bool = False) -> str:
     answer = subprocess.run(command, env=env, cwd=PROJECT, capture_output=True, text=True, timeout=900, check=False)
     assert (answer.returncode != 0) == fails, answer.stderr[-4000:]
     return answer.stdout + answer.stderr
+
+
+@pytest.mark.parametrize("name", ["lm", "mine"])
+def test_what_trains_the_second_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Its own preset on the pairs of the run, and on nothing else that was asked of that."""
+    monkeypatch.setenv("CPT_HOME", str(tmp_path))
+    (tmp_path / "presets").mkdir()
+    mine = "base: smoke\nbeside: {preset: demo, share: 0.6}\ncurate: {split_salt: mine}\n"
+    (tmp_path / "presets" / "mine.yaml").write_text(mine)
+    given = ("curate.validation_percent=20", "train.steps=7", "extract.workers=1", "export.onnx=false")
+    params = TrainParams(preset=name, source=str(tmp_path), name="a" * 100, set=given)
+    config, asked = params.resolve(), second_params(params, params.resolve())
+    second, demo = asked.resolve(), preset("demo")
+    for section in ("source", "extract", "queries", "contract", "contamination", "curate"):
+        assert getattr(second, section) == getattr(config, section)
+    for section in ("tokenizer", "shards", "model", "train", "read", "export"):
+        assert getattr(second, section) == getattr(demo, section)
+    assert not second.beside.is_wanted and second.extract.workers == 1
+    assert second.curate.split_salt == ("mine" if name == "mine" else demo.curate.split_salt)
+    assert asked.command().startswith("cpt train --preset demo --source ")
+    named = TrainParams(preset=name, set=("beside.model=3f9c1a20",)).resolve()
+    assert named.beside.trained is None and named.beside.is_wanted, "a finished model comes in place of a preset's"
+    assert "beside    preset demo's, trained first: 0." in describe(config, name)
+
+
+def test_an_unknown_preset_is_refused_before_anything_is_made() -> None:
+    with pytest.raises(UserError, match=r"preset 'nobody' is unknown; choose one of: adapt, "):
+        TrainParams(preset="smoke", set=("beside.preset=nobody",)).resolve()
+
+
+@pytest.mark.slow
+def test_a_run_trains_the_model_beside_it(tmp_path: Path) -> None:
+    """By a preset's name, on its own pairs; found trained by the same run's key, and by a run of that preset alone."""
+    home, corpus = tmp_path / "home", write_corpus(tmp_path / "corpus")
+    (home / "presets").mkdir(parents=True)
+    (home / "presets" / "words.yaml").write_text("base: smoke\ntrain: {steps: 10, warmup_steps: 2}\n")
+    short = ("--source", str(corpus), "--set", "tests_plumbing=false")
+    told = cpt(home, "run", "--preset", "smoke", *short, "--steps", "20", "--name", "both", "--set", "beside.preset=words")
+    assert "words on the same pairs, to stand beside both" in told
+    pair = champion(home, "both")
+    assert pair is not None
+    assert json.loads((pair.model / "beside.json").read_text())["share"] == SHARE
+    check_recalled(home, pair)
+    runs = set((home / "store" / "train").iterdir())
+    assert len(runs) == 2
+    key = pair.trained
+    told = cpt(home, "evaluate", "--model", f"{key}/{pair.checkpoint}", "--split", "validation")
+    assert "mean" in told or "code" in told
+    cpt(home, "train", "--preset", "words", "--source", str(corpus))
+    assert set((home / "store" / "train").iterdir()) == runs, "nothing was trained again"
+
+
+def check_recalled(home: Path, pair: Any) -> None:
+    """What a run that waited for a person's answer goes on with: the model beside it is that of its export."""
+    store = Store(home / "store")
+    work = Workspace(home, store, RunConfig())
+    lineage = lineage_of(store, store.open("train", pair.trained))
+    dataset = DatasetRef(
+        curated=lineage.curated.manifest.key, tokenizer=lineage.tokenizer.manifest.key, shards=lineage.shards.manifest.key
+    )
+    made = {"export": [f"export/{pair.keys['export']}"], "checkpoint": [pair.checkpoint]}
+    kept = {"trained": pair.trained, "began": None, "dataset": dataset.model_dump(mode="json"), "made": made}
+    companion = Published.recalled(work, kept).run.checkpoint(pair.checkpoint).companion
+    assert companion is not None
+    record = json.loads((pair.model / "beside.json").read_text())
+    assert companion.share == record["share"] and companion.checkpoint.trained.manifest.key != pair.trained
 
 
 @pytest.mark.slow
@@ -164,6 +235,7 @@ def test_a_run_is_published_beside_another_and_grows_at_night(tmp_path: Path) ->
     card = (pair.model / "README.md").read_text() if (pair.model / "README.md").is_file() else ""
     card = card or (home / "reports" / "both" / "model_card.md").read_text()
     assert "| dimensions | 128: 64 of this model, 64 of the one beside it (" in card
+    check_recalled(home, pair)
     (corpus / "late_99").mkdir()
     (corpus / "late_99" / "core.py").write_text(PLANTED.replace(PLANTED_NAME, "moor_the_zeppelin").replace("cabin", "mast"))
     cpt(home, "index", "--update", "--name", "both")

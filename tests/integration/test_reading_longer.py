@@ -41,7 +41,7 @@ def test_a_checkpoint_and_its_export_read_the_lengths_that_are_asked_for(tmp_pat
     far = np.abs(whole.encode(TEXTS, "y") - cut.encode(TEXTS, "y")).max(axis=1)
     assert far[TEXTS.index("word " * 400)] > 1e-3 and far[TEXTS.index("")] < 1e-6, "only long texts are cut elsewhere"
     exported = export(store, shorter, ExportConfig(onnx=False))
-    assert as_exported(checkpoint, exported) == shorter, "what a champion is compared and added to as"
+    assert as_exported(store, checkpoint, exported) == shorter, "what a champion is compared and added to as"
     assert exported.manifest.key != export(store, checkpoint, ExportConfig(onnx=False)).manifest.key
     assert ExportedModel(exported.part_folder()).embed(TEXTS, "y") == pytest.approx(cut.encode(TEXTS, "y"), abs=1e-5)
 
