@@ -99,19 +99,26 @@ def second_of(work: Workspace, params: SourceParams, dataset: Dataset) -> Compan
     """
     config = work.config
     say(f"  {config.beside.trained} on the same pairs, to stand beside {config.name}")
-    asked = second_params(params, config)
+    asked = second_params(params, config, dataset.curate.part("train").counts.n_out)
     other = open_workspace(asked)
     others = in_subflow("build-dataset", other.config.name, dataset_of, other, dataset)
     run = in_subflow("train", other.config.name, train_on, other, asked, others)
     return Companion(run.checkpoint(run.lineage.labels[-1]), config.beside.share)
 
 
-def second_params(params: SourceParams, config: RunConfig) -> TrainParams:
-    """What trains the model of `beside.preset` alone, on the pairs that a configuration makes."""
+def second_params(params: SourceParams, config: RunConfig, n_pairs: int) -> TrainParams:
+    """What trains the model of `beside.preset` alone, on the pairs that a configuration makes.
+
+    Args:
+        n_pairs: of the training split; its batches are at most a tenth of them, so that a small source is enough.
+    """
     name = str(config.beside.trained)
     alone = preset(name)
     of_these_pairs = alone.model_copy(update={section: getattr(config, section) for section in OF_PAIRS})
     second = of_these_pairs.model_copy(update={"beside": BesideConfig(), "pools": config.pools})
+    fitting = max(2, 1 << max(1, n_pairs // 10).bit_length() - 1)  # a power of two
+    if fitting < second.train.batch_size:
+        second = with_settings(second, "train", batch_size=fitting)
     values = flat(RunConfig, overrides_of(second, alone))
     return TrainParams(
         preset=name,

@@ -277,7 +277,7 @@ class RunConfig(StageConfig):
         if self.beside.is_wanted and (self.export.truncate_dim or self.export.quantize != "none"):
             raise ValueError(
                 "beside puts two models side by side, of which no prefix and no 8-bit graph is made: leave"
-                " export.truncate_dim and export.quantize out"
+                " export.truncate_dim and export.quantize out, or set beside.preset and beside.model to null"
             )
         return self
 

@@ -86,7 +86,7 @@ def export(store: Store, checkpoint: Checkpoint, config: ExportConfig, progress:
     """
     other = checkpoint.companion
     if other and config.truncate_dim:
-        raise UserError("export.truncate_dim keeps a prefix, and beside puts two models side by side: leave one out")
+        raise UserError("export.truncate_dim keeps a prefix, and beside puts two models side by side: set one to null")
     key_config = ExportKey(
         export=config,
         label=checkpoint.label,

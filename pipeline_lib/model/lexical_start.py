@@ -50,7 +50,7 @@ def lexical_start(
         model: sizes of the model; `lexical` says how to count.
 
     Raises:
-        UserError: fewer pairs than dimensions.
+        UserError: no pair has words to count.
     """
     model = model.model_copy(update={"lora": LoraConfig()})  # of what is trained from it
 
@@ -80,23 +80,26 @@ def lexical_start(
 def word_vectors(ids: np.ndarray, ends: np.ndarray, idf_V: np.ndarray, model: ModelConfig) -> np.ndarray:
     """Unit vectors (V, D): the latent semantic ones, mixed with random ones that keep each word's identity.
 
-    The same bits whatever the number of threads.
+    The same bits whatever the number of threads. Of fewer pairs or words than dimensions there are fewer latent ones: the
+    random vectors alone fill the others.
 
     Raises:
-        UserError: fewer pairs or words than dimensions.
+        UserError: no pair has words to count.
     """
-    config, width, n_pairs = model.lexical, model.width, len(ends)
-    if min(n_pairs, len(idf_V)) <= width:
-        raise UserError(
-            f"a lexical start of width {width} needs more pairs and words than that: got {n_pairs} pairs, {len(idf_V)} words; "
-            "lower model.width or set model.start to random"
-        )
+    config, width = model.lexical, model.width
     matrix_PV = _weighted_counts(ids, ends, idf_V)
+    if not matrix_PV.shape[0]:
+        raise UserError(
+            f"a lexical start counts the words of pairs: got {len(ends)} pairs, expected some of {MIN_TOKENS} words and more;"
+            " give a larger source, or set model.start to random"
+        )
+    rank = min(width, *matrix_PV.shape)
     with threadpool_limits(1):  # several threads sum in an order of their own: other last digits, and so another run
         _, singular_D, right_DV = randomized_svd(
-            matrix_PV, width, n_iter=config.power_iterations, n_oversamples=20, random_state=config.seed
+            matrix_PV, rank, n_iter=config.power_iterations, n_oversamples=20, random_state=config.seed
         )
     latent_VD = _unit_rows(right_DV.T * singular_D**config.singular_value_power)
+    latent_VD = np.pad(latent_VD, ((0, 0), (0, width - rank)))
     random_VD = _unit_rows(np.random.default_rng(config.seed).standard_normal(latent_VD.shape))
     share = config.latent_share
     return share * latent_VD + math.sqrt(1 - share**2) * random_VD

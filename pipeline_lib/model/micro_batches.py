@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline_lib.model.attention import to_device
 from pipeline_lib.model.encoder import Encoder
-from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.runtime.progress import Progress, by_tokens, silent
 
 PADDING_DIVISOR = 64
 
@@ -132,20 +132,19 @@ def embed_ids(
         encoder: its mode is restored afterwards; dropout is off meanwhile.
         sequences: ids with their delimiters, as `PairTokenizer.encode` gives them.
         batch_tokens: padded tokens of one forward pass; does not change the vectors beyond rounding.
-        progress: callback with the texts done after each forward pass.
+        progress: callback after each forward pass with the texts done, counted by their tokens.
     """
     # on the encoder's device until all are there: a copy of each micro-batch would wait for it
     emb_ND = torch.empty((len(sequences), encoder.width), device=encoder.device)
     was_training = encoder.training
     encoder.eval()
-    done = 0
+    tell = by_tokens(progress, [len(ids) for ids in sequences])
     try:
         with torch.inference_mode():
             for batch in cut_micro_batches(sequences, batch_tokens, packed=encoder.packed):
                 emb_BD = encoder(batch.to(encoder.device).ids_BL, batch.lengths_B)
                 emb_ND[to_device(batch.rows_B, encoder.device)] = emb_BD.float()
-                done += len(batch.rows_B)
-                progress(done, len(sequences), f"{done:,} texts")
+                tell(batch.lengths_B.tolist())
     finally:
         encoder.train(was_training)
     return emb_ND.cpu().numpy()

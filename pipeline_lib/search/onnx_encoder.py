@@ -14,7 +14,7 @@ import onnxruntime
 
 from pipeline_lib.export.self_test import SelfTest
 from pipeline_lib.index.verified import read_json
-from pipeline_lib.runtime.progress import Progress, silent
+from pipeline_lib.runtime.progress import Progress, by_tokens, silent
 from pipeline_lib.tokens.tokenizer_files import SideTokenizer
 
 Side = Literal["query", "document"]
@@ -81,6 +81,7 @@ class OnnxEncoder:
         ids = self.token_ids(texts, side)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         emb_ND = np.empty((len(ids), self.dim), np.float32)
+        tell = by_tokens(progress, [len(row) for row in ids])
         start = 0
         while start < len(order):
             stop = start + 1
@@ -90,7 +91,7 @@ class OnnxEncoder:
             rows = order[start:stop]
             emb_ND[rows] = self._forward([ids[row] for row in rows])
             start = stop
-            progress(start, len(order), f"{start:,} texts")
+            tell([len(ids[row]) for row in rows])
         return emb_ND
 
     def _forward(self, ids: list[list[int]]) -> np.ndarray:

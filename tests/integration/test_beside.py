@@ -160,12 +160,15 @@ def test_what_trains_the_second_model(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "presets" / "mine.yaml").write_text(mine)
     given = ("curate.validation_percent=20", "train.steps=7", "extract.workers=1", "export.onnx=false")
     params = TrainParams(preset=name, source=str(tmp_path), name="a" * 100, set=given)
-    config, asked = params.resolve(), second_params(params, params.resolve())
+    config, asked = params.resolve(), second_params(params, params.resolve(), 115_000)
     second, demo = asked.resolve(), preset("demo")
     for section in ("source", "extract", "queries", "contract", "contamination", "curate"):
         assert getattr(second, section) == getattr(config, section)
     for section in ("tokenizer", "shards", "model", "train", "read", "export"):
         assert getattr(second, section) == getattr(demo, section)
+    few = second_params(params, config, 315).resolve().train
+    assert few == demo.train.model_copy(update={"batch_size": 16}), "of a small source a batch is at most a tenth"
+    assert [second_params(params, config, n).resolve().train.batch_size for n in (0, 9, 39, 40)] == [2, 2, 2, 4]
     assert not second.beside.is_wanted and second.extract.workers == 1
     assert second.curate.split_salt == ("mine" if name == "mine" else demo.curate.split_salt)
     assert asked.command().startswith("cpt train --preset demo --source ")

@@ -74,10 +74,20 @@ def test_a_start_is_the_same_to_the_byte_each_time_it_is_made(tmp_path: Path) ->
     assert starts[0].digest == starts[1].digest
 
 
-def test_too_few_pairs_are_named(rows) -> None:
+def test_of_fewer_pairs_than_dimensions_there_are_fewer_latent_ones(rows) -> None:
+    """A small source has a start too: a word's own random vector fills what cannot be counted."""
     ids, ends = rows
-    with pytest.raises(UserError, match="width 64 needs more pairs"):
-        word_vectors(ids[: ends[9]], ends[:10], np.ones(VOCAB), model_config())
+    few = word_vectors(ids[: ends[9]], ends[:10], np.ones(VOCAB), model_config(latent_share=1.0))
+    assert few.shape == (VOCAB, WIDTH) and not few[:, 10:].any()
+    seen = np.unique(ids[: ends[9]])
+    assert np.linalg.norm(few[seen], axis=1) == pytest.approx(1)
+    mixed = word_vectors(ids[: ends[9]], ends[:10], np.ones(VOCAB), model_config())
+    assert np.linalg.matrix_rank(mixed) == WIDTH, "every word keeps its identity"
+
+
+def test_pairs_without_words_are_named() -> None:
+    with pytest.raises(UserError, match="got 3 pairs, expected some of 3 words and more; give a larger source"):
+        word_vectors(np.array([7, 8, 9]), np.array([1, 2, 3]), np.ones(VOCAB), model_config())
 
 
 @pytest.mark.parametrize("layers", [1, 3])
