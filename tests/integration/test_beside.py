@@ -195,13 +195,15 @@ def test_a_run_trains_the_model_beside_it(tmp_path: Path) -> None:
     assert pair is not None
     assert json.loads((pair.model / "beside.json").read_text())["share"] == SHARE
     check_recalled(home, pair)
-    runs = set((home / "store" / "train").iterdir())
+    store = Store(home / "store")
+    runs = store.keys("train")
     assert len(runs) == 2
-    key = pair.trained
-    told = cpt(home, "evaluate", "--model", f"{key}/{pair.checkpoint}", "--split", "validation")
-    assert "mean" in told or "code" in told
-    cpt(home, "train", "--preset", "words", "--source", str(corpus))
-    assert set((home / "store" / "train").iterdir()) == runs, "nothing was trained again"
+    told = cpt(home, "evaluate", "--model", f"{pair.trained}/{pair.checkpoint}", "--split", "validation")
+    assert "words on the same pairs" in told
+    second = next(store.open("train", key) for key in runs if key != pair.trained)
+    batch = str(second.manifest.config["config"]["batch_size"])  # fitted to the source
+    cpt(home, "train", "--preset", "words", "--source", str(corpus), "--batch-size", batch)
+    assert store.keys("train") == runs, "nothing was trained again"
 
 
 def check_recalled(home: Path, pair: Any) -> None:
