@@ -12,7 +12,7 @@ JOBS ?= 2
 help:
 	@echo "make demo         train a small model on this machine's Python packages: 5 to 9 minutes on 2 cores; then try: $(BIN)/cpt search \"parse a date\""
 	@echo "make smoke        the smallest run: tests the installation in a minute"
-	@echo "make demo-lm      the paper's recipe, from a small language model that it downloads: three hours on 2 cores, 8 GB of memory; resumes after Ctrl-C"
+	@echo "make demo-lm      the paper's recipe, from a small language model that it downloads: three hours and a half on 2 cores, 8 GB of memory; resumes after Ctrl-C"
 	@echo "make open-source  download the packages of a larger corpus in six languages"
 	@echo "make setup        install what a run needs into $(VENV), and nothing else"
 	@echo "make up           start Prefect's server and UI, all deployments and a worker"
