@@ -99,7 +99,12 @@ class EvaluateConfig(StageConfig):
         " [32, 64, 128]: quality and index bytes by dimension stand in the report; empty: those of `train.matryoshka`"
         " (dimensions).",
     )
-    batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
+    batch_tokens: int | None = operational(
+        None,
+        description="Padded tokens of one forward pass (tokens); null: 4,096 on a CPU, whose caches hold them, 16,384 on a"
+        " GPU.",
+        ge=64,
+    )
     against: str | None = operational(
         None,
         description="Name of the model whose champion an evaluation measures too and compares with, or `none`; null: the run's"

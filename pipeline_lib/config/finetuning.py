@@ -86,7 +86,12 @@ class MiningConfig(StageConfig):
     precision: PrecisionChoice = operational(
         "auto", description="Precision of the embedder's products, as `train.precision`; what it came to names the artifact."
     )
-    batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
+    batch_tokens: int | None = operational(
+        None,
+        description="Padded tokens of one forward pass (tokens); null: 4,096 on a CPU, whose caches hold them, 16,384 on a"
+        " GPU.",
+        ge=64,
+    )
     rows_per_slice: int = operational(8_192, description="Texts embedded, and queries searched, at a time (rows).", ge=1)
 
     @model_validator(mode="after")

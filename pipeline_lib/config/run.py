@@ -135,7 +135,12 @@ class IndexConfig(WorkersConfig):
         ge=0,
         le=1,
     )
-    batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass (tokens).", ge=64)
+    batch_tokens: int | None = operational(
+        None,
+        description="Padded tokens of one forward pass (tokens); null: 4,096 on a CPU, whose caches hold them, 16,384 on a"
+        " GPU.",
+        ge=64,
+    )
     precision: PrecisionChoice = added(
         "auto", before="float32", description="Precision of the embedder's matrix products, as `train.precision`."
     )

@@ -120,7 +120,12 @@ class GuideConfig(StageConfig):
     block_pairs: int = Field(
         1024, description="Pairs of a block, whose y are the candidates of its x (pairs).", ge=2, le=65_536
     )
-    batch_tokens: int = operational(16_384, description="Padded tokens of one forward pass of the guide (tokens).", ge=64)
+    batch_tokens: int | None = operational(
+        None,
+        description="Padded tokens of one forward pass of the guide (tokens); null: 4,096 on a CPU, whose caches hold"
+        " them, 16,384 on a GPU.",
+        ge=64,
+    )
     precision: PrecisionChoice = operational(
         "auto", description="Precision of the guide's products, as `train.precision`; what it came to names the table."
     )

@@ -100,7 +100,9 @@ class ExportedModel:
         """Ids of each text in its side's delimiters."""
         return self._tokenizer.encode(texts, side, self._max_tokens[side])
 
-    def embed(self, texts: Sequence[str], side: Side, batch_tokens: int = 16_384, progress: Progress = silent) -> np.ndarray:
+    def embed(
+        self, texts: Sequence[str], side: Side, batch_tokens: int | None = None, progress: Progress = silent
+    ) -> np.ndarray:
         """Unit vectors (N, D) float32 of texts as queries ("x") or documents ("y"), in their order."""
         return embed_ids(self.encoder, self.token_ids(texts, side), batch_tokens, progress)
 
@@ -131,7 +133,9 @@ class ExportedPair:
         own, other = self.own.token_ids(texts, side), self.other.token_ids(texts, side)
         return [first + second for first, second in zip(own, other, strict=True)]
 
-    def embed(self, texts: Sequence[str], side: Side, batch_tokens: int = 16_384, progress: Progress = silent) -> np.ndarray:
+    def embed(
+        self, texts: Sequence[str], side: Side, batch_tokens: int | None = None, progress: Progress = silent
+    ) -> np.ndarray:
         """Unit vectors (N, D) float32 of texts as queries ("x") or documents ("y"), in their order."""
         own_ND = self.own.embed(texts, side, batch_tokens, progress)
         return side_by_side(own_ND, self.other.embed(texts, side, batch_tokens), self.share)

@@ -150,7 +150,7 @@ class CheckpointEncoder:
 
     Args:
         checkpoint: texts are cut to the lengths of its training.
-        batch_tokens: padded tokens of one forward pass.
+        batch_tokens: padded tokens of one forward pass; None: as many as suit the device.
         precision: of matrix products; `auto` is resolved for this model and machine.
         task: whose prompts texts get, by the first of these names that has some; none: those of the sides.
     """
@@ -158,7 +158,7 @@ class CheckpointEncoder:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        batch_tokens: int = 16_384,
+        batch_tokens: int | None = None,
         precision: PrecisionChoice = "auto",
         task: Sequence[str] = (),
     ) -> None:
